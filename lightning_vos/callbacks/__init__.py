@@ -1,0 +1,1 @@
+"""Callbacks: result writers, weight averaging, run bookkeeping."""

@@ -1,0 +1,1 @@
+"""Lightning command verbs, one file each."""

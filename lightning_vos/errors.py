@@ -1,0 +1,28 @@
+"""Errors a person can cause and mend: the command line prints their text without a traceback and ends with status 2.
+
+A message says what is wrong, where, what was found, what was expected and what to do, in at most eight lines.
+"""
+
+
+class UserError(Exception):
+    """Base of every error that the user, rather than the code, can mend."""
+
+
+class DatasetNotFoundError(UserError):
+    """A dataset, a split or a file that a split names is not where it was looked for."""
+
+
+class FrameError(UserError):
+    """A frame cannot be read, or has another size than the video it belongs to."""
+
+
+class MaskError(UserError):
+    """A mask is not an indexed PNG of the frame's size with at least one object."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, cut off, or belongs to another model."""
+
+
+class ConfigError(UserError):
+    """Settings that cannot work together, or not with the data at hand."""

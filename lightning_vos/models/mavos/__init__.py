@@ -1,0 +1,1 @@
+"""MAVOS: constant modulated cross-attention memory (Shaker et al., WACV 2025)."""
