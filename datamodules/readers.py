@@ -1,0 +1,212 @@
+"""The reader of frames with indexed masks: what lies on disk becomes a lazy `Video` and, apart from it, its `Truth`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_vos.errors import DatasetNotFoundError, FrameError, MaskError
+from lightning_vos.io.frames import FrameFolder, frame_size, list_frames, read_frame
+from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette
+from lightning_vos.metrics.functional import davis2017_frames, davis2017_objects
+from lightning_vos.structures import ScoredVideo, Video
+
+_VOID = 255
+
+
+class FolderTruth:
+    """The masks of a sequence as truth: the DAVIS protocol scores every annotated frame but the first and the last."""
+
+    def __init__(self, files: SequenceFiles, object_ids: tuple[int, ...]) -> None:
+        self.files = files
+        self.object_ids = object_ids
+        self.frames = davis2017_frames(tuple(files.masks))
+
+    def read(self, frame: int) -> NDArray[np.uint8]:
+        """The (H, W) label map of a frame of `frames`."""
+        return self.files.labels(frame)
+
+
+@dataclass(frozen=True)
+class SequenceFiles:
+    """A sequence on disk: frames in order and the indexed masks of some of them; 255 in a mask is background.
+
+    Attributes:
+        name: The name of the sequence.
+        frames: The images, in order.
+        masks: Frame index -> mask, in frame order.
+        binary: Every foreground pixel, 255 too, is object 1 (DAVIS 2016).
+        first_frame_only: The prompts come from the first mask alone, else from every object's first appearance.
+        resize_masks: A mask of another size than the frame is resized (nearest), else it is a `MaskError`.
+    """
+
+    name: str
+    frames: Sequence[Path]
+    masks: Mapping[int, Path]
+    binary: bool = False
+    first_frame_only: bool = True
+    resize_masks: bool = False
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the first frame, and so of every frame, in pixels."""
+        return frame_size(self.frames[0])
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """The (H, W, 3) RGB image of a frame.
+
+        Raises:
+            FrameError: It cannot be read, or has another size than the first frame.
+        """
+        image = read_frame(self.frames[index])
+        if image.shape[:2] != self.size:
+            (height, width), (rows, columns) = self.size, image.shape[:2]
+            raise FrameError(
+                f"{self.frames[index]} has {columns}x{rows} pixels, but the first frame of its video has "
+                f"{width}x{height}.\nAll frames of a video must have one size: resize or leave out this one."
+            )
+        return image
+
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        """The (H, W) label map of an annotated frame: object ids, 0 = background.
+
+        Raises:
+            MaskError: It is not an indexed PNG, or has another size than the frames.
+        """
+        mask = read_mask(self.masks[index], self.size, resize=self.resize_masks)
+        if self.binary:
+            return (mask > 0).astype(np.uint8)
+        return np.where(mask == _VOID, np.uint8(0), mask)
+
+    @cached_property
+    def is_dense(self) -> bool:
+        """Whether the masks follow their objects: masks that only ever introduce new objects are prompts, not truth."""
+        return any(not new or old for new, old in self._appearances())
+
+    def load(self, index: int) -> ScoredVideo:
+        """The video with its prompts and, where its masks are dense and at least three, its truth.
+
+        Args:
+            index: The number of the video in its split.
+
+        Raises:
+            MaskError: The first mask shows no object, or a mask cannot be used.
+        """
+        prompts = self._prompts()
+        first = next(iter(self.masks))
+        video = Video(
+            name=self.name,
+            frames=FrameFolder(self.frames),
+            frame_names=[path.stem for path in self.frames],
+            prompts=prompts,
+            size=self.size,
+            palette=read_palette(self.masks[first]) or VOC_PALETTE,
+        )
+        # The protocol leaves out the first and the last annotated frame.
+        if len(self.masks) < 3 or not self.is_dense:
+            return ScoredVideo(index, video, None)
+        if self.first_frame_only:
+            object_ids = davis2017_objects(prompts[first])
+        else:
+            object_ids = tuple(sorted({i for prompt in prompts.values() for i in _object_ids(prompt)}))
+        return ScoredVideo(index, video, FolderTruth(self, object_ids))
+
+    def _prompts(self) -> dict[int, NDArray[np.uint8]]:
+        prompts: dict[int, NDArray[np.uint8]] = {}
+        seen: set[int] = set()
+        for frame in list(self.masks)[: 1 if self.first_frame_only else None]:
+            labels = self.labels(frame)
+            new = _object_ids(labels) - seen
+            if not seen and not new:
+                raise MaskError(
+                    f"{self.masks[frame]}, the first mask of {self.name}, shows no object: every pixel is 0 or 255.\n"
+                    "Expected an indexed PNG whose pixel values are object ids, 1 to 254 (0 and 255 are background).\n"
+                    "Number its objects, or remove the masks of frames before the first object."
+                )
+            if new:
+                prompts[frame] = np.where(np.isin(labels, list(new)), labels, np.uint8(0))
+                seen |= new
+        return prompts
+
+    def _appearances(self) -> Iterator[tuple[set[int], set[int]]]:
+        """For each mask after the first: the objects seen for the first time, and those seen before."""
+        seen: set[int] = set()
+        for position, frame in enumerate(self.masks):
+            ids = _object_ids(self.labels(frame))
+            if position > 0:
+                yield ids - seen, ids & seen
+            seen |= ids
+
+
+def _object_ids(labels: NDArray[np.uint8]) -> set[int]:
+    return set(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - {0}
+
+
+def masks_of(frames: Sequence[Path], folder: Path) -> dict[int, Path]:
+    """The masks in `folder`, by the index of the frame of the same stem and in that order; none if it is missing.
+
+    Raises:
+        FrameError: Two frames have the same stem.
+        MaskError: A mask belongs to no frame.
+    """
+    index = {path.stem: number for number, path in enumerate(frames)}
+    if len(index) < len(frames):
+        double = next(path for number, path in enumerate(frames) if index[path.stem] != number)
+        raise FrameError(f"{double.parent} holds more than one image named {double.stem}: keep one of them.")
+    if not folder.is_dir():
+        return {}
+    masks = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.name[0] != ".")
+    for path in masks:
+        if path.stem not in index:
+            raise MaskError(
+                f"{path} belongs to no frame: {frames[0].parent} holds {frames[0].name} to {frames[-1].name}, "
+                f"but no {path.stem}.\nA mask has the name of its frame: rename or remove it."
+            )
+    return {index[path.stem]: path for path in masks}
+
+
+def read_names(path: Path) -> list[str]:
+    """The sequence names of a list file, one a line, each once.
+
+    Raises:
+        DatasetNotFoundError: A name would lead outside the dataset's folders, or there is none.
+    """
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    return plain_names(path, [line for line in lines if line])
+
+
+def plain_names(path: Path, names: Sequence[str]) -> list[str]:
+    """The `names` which the list `path` gave, each once, after a check that every one is the name of a folder.
+
+    Raises:
+        DatasetNotFoundError: A name would lead outside the dataset's folders, or there is none.
+    """
+    if not names:
+        raise DatasetNotFoundError(f"{path} names no sequence.\nExpected one sequence name a line.")
+    for name in names:
+        if name == ".." or Path(name).name != name:
+            raise DatasetNotFoundError(
+                f"{path} names the sequence {name!r}, which is not the name of a folder.\n"
+                "Expected one plain sequence name a line, without slashes or '..'."
+            )
+    return list(dict.fromkeys(names))
+
+
+def sequence_frames(folder: Path, source: Path) -> list[Path]:
+    """The frames in the folder of a sequence that the list `source` names.
+
+    Raises:
+        DatasetNotFoundError: There is no such folder.
+        FrameError: It holds no image.
+    """
+    if not folder.is_dir():
+        raise DatasetNotFoundError(
+            f"{source} names the sequence {folder.name!r}, but there is no folder {folder}.\n"
+            "The copy is not complete: add the folder, or take the name off the list."
+        )
+    return list_frames(folder)

@@ -1,0 +1,516 @@
+"""Small synthetic videos of textured objects, rendered with NumPy and OpenCV alone and written as a DAVIS set.
+
+Nothing here imports torch, so that the command line can write a set at once.
+"""
+
+import colorsys
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from lightning_vos.errors import ConfigError
+from lightning_vos.io.masks import VOC_PALETTE, write_mask
+
+TAGS = ("occlusion", "disappearance", "re-appearance", "scale", "look-alike", "speed")
+
+_FIRST_VAL_INDEX = 1_000_000  # validation clips keep their content whatever the number of training clips
+_TRIES = 200
+_README = """This is a synthetic data set, rendered by lightning_vos in the folder layout of DAVIS 2017.
+It holds no frame and no mask of the DAVIS data set. Scores on it compare with nothing published.
+
+synthetic.json  the settings it was rendered with
+tags.json       what is difficult in each sequence, measured on its masks
+"""
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How often a clip is meant to show each difficulty, as probabilities."""
+
+    occlusion: float = 0.2
+    disappearance: float = 0.25
+    scale: float = 0.35
+    look_alike: float = 0.3
+    speed: float = 0.15
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """What a synthetic set holds; the same settings always give the same files.
+
+    Attributes:
+        train: Number of training sequences.
+        val: Number of validation sequences.
+        frames: Frames of every sequence.
+        height: Pixels.
+        width: Pixels.
+        seed: Another seed gives other videos.
+        difficulty: How often a sequence shows each difficulty.
+    """
+
+    train: int = 40
+    val: int = 12
+    frames: int = 16
+    height: int = 120
+    width: int = 160
+    seed: int = 0
+    difficulty: Difficulty = field(default_factory=Difficulty)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be rendered."""
+        if not 1 <= self.train <= _FIRST_VAL_INDEX or self.val < 1 or self.frames < 3 or self.seed < 0:
+            raise ConfigError(
+                f"No synthetic set of train={self.train}, val={self.val}, frames={self.frames}, seed={self.seed} can be"
+                " rendered.\nExpected train >= 1, val >= 1, frames >= 3 and seed >= 0."
+            )
+        if min(self.height, self.width) < 64:
+            raise ConfigError(
+                f"No synthetic set of {self.height} x {self.width} pixels can be rendered: expected 64 x 64 or more."
+            )
+
+
+class RenderedClip(NamedTuple):
+    """A video with its truth."""
+
+    frames: NDArray[np.uint8]  # (T, H, W, 3) RGB
+    masks: NDArray[np.uint8]  # (T, H, W), objects are 1..N, each seen in the first frame; 0 is background
+    tags: tuple[str, ...]  # the difficulties that its masks show, in the order of `TAGS`
+
+
+class _Look(NamedTuple):
+    """What two look-alikes have in common."""
+
+    shape: str  # "blob", "polygon" or "ellipse"
+    texture: str  # "noise", "stripes", "dots" or "gradient"
+    colours: NDArray[np.float32]  # (2, 3) RGB in [0, 255]
+    grain: float  # period of the texture, pixels
+
+
+class _Layer(NamedTuple):
+    """A flat textured thing that moves; the mask shows `label`, which is 0 for scenery."""
+
+    label: int
+    patch: NDArray[np.uint8]  # (P, P, 4) RGB and coverage
+    placement: NDArray[np.float64]  # (T, 4): x and y of the centre in pixels, angle in radians, scale
+    is_twin: bool  # one of two that look alike
+
+
+def render_clip(
+    seed: int,
+    index: int,
+    *,
+    frames: int = 16,
+    height: int = 120,
+    width: int = 160,
+    difficulty: Difficulty | None = None,
+) -> RenderedClip:
+    """Render one clip of one to four textured objects that move over a moving ground.
+
+    The first frame shows every object: at least half of it, and 40 pixels or more from 97 x 97 on.
+
+    Args:
+        seed: Chooses the set.
+        index: Chooses the clip of the set; the same pair always gives the same clip.
+        frames: Length of the clip.
+        height: Pixels.
+        width: Pixels.
+        difficulty: How often a clip shows each difficulty.
+
+    Raises:
+        ConfigError: No arrangement of that size shows every object in its first frame.
+    """
+    rng = np.random.default_rng([seed, index])
+    for _ in range(_TRIES):
+        layers, ground = _scene(rng, frames, height, width, difficulty or Difficulty())
+        if _shows_all(layers, height, width):
+            break
+    else:
+        raise ConfigError(f"No clip of {height} x {width} pixels shows all its objects in frame 0: render larger ones.")
+
+    images = np.empty((frames, height, width, 3), np.uint8)
+    silhouettes = np.zeros((len(layers), frames, height, width), np.bool)
+    for time in range(frames):
+        image = _place(ground, time, height, width)[..., :3].astype(np.float32)
+        for layer, silhouette in zip(layers, silhouettes, strict=True):
+            drawn = _place(layer, time, height, width)
+            image += (drawn[..., :3] - image) * (drawn[..., 3:] * np.float32(1 / 255))
+            silhouette[time] = drawn[..., 3] >= 128
+        image += rng.standard_normal(image.shape, np.float32) * 4
+        images[time] = image.clip(0, 255)
+
+    top = _top(silhouettes)
+    labels = np.array([0, *(layer.label for layer in layers)], np.uint8)
+    return RenderedClip(images, labels[top], _difficulties(layers, silhouettes, top))
+
+
+def write_davis(root: Path, settings: SyntheticSettings) -> None:
+    """Write a synthetic set in the layout of DAVIS 2017, or leave it alone where it is complete.
+
+    The set is written beside `root` and moved there at the end: an interrupted call leaves nothing behind that could be
+    taken for a set.
+
+    Args:
+        root: The folder that will hold `JPEGImages`, `Annotations` and `ImageSets`.
+        settings: What is rendered.
+
+    Raises:
+        ConfigError: `root` holds something else, or a synthetic set of other settings.
+    """
+    if _is_written(root, settings):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+        draft = Path(scratch) / root.name
+        _write(draft, settings)
+        if not _is_written(root, settings):  # another process may have been faster
+            if root.exists():
+                root.rmdir()  # it is empty, and not every system renames onto a folder
+            draft.rename(root)
+
+
+def _is_written(root: Path, settings: SyntheticSettings) -> bool:
+    """Whether `root` holds the very set; refuses a folder that holds anything else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    record = root / "synthetic.json"
+    if not record.is_file():
+        raise ConfigError(
+            f"A synthetic set would be written to {root}, but something else is there (no {record.name} in it).\n"
+            "Nothing was changed. Choose another folder, or train on the data that is there."
+        )
+    found, wanted = json.loads(record.read_text()), asdict(settings)
+    if found != wanted:
+        differing = [key for key in wanted if found.get(key) != wanted[key]]
+        raise ConfigError(
+            f"{root} holds a synthetic set of other settings; nothing was changed.\n"
+            f"Found:    {', '.join(f'{key}={found.get(key)}' for key in differing)}\n"
+            f"Expected: {', '.join(f'{key}={wanted[key]}' for key in differing)}\n"
+            "Remove that folder to have it written anew, or choose another one."
+        )
+    return True
+
+
+def _write(root: Path, settings: SyntheticSettings) -> None:
+    splits = {
+        "train": {f"synthetic-train-{k:03}": k for k in range(settings.train)},
+        "val": {f"synthetic-val-{k:03}": _FIRST_VAL_INDEX + k for k in range(settings.val)},
+    }
+    for year in ("2016", "2017"):
+        lists = root / "ImageSets" / year
+        lists.mkdir(parents=True)
+        for split, sequences in splits.items():
+            (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in sequences))
+
+    tags = {}
+    sequences = splits["train"] | splits["val"]
+    title, console = f"Rendering {len(sequences)} videos", Console(stderr=True)
+    for name, index in track(sequences.items(), title, console=console, disable=not console.is_terminal):
+        clip = render_clip(
+            settings.seed,
+            index,
+            frames=settings.frames,
+            height=settings.height,
+            width=settings.width,
+            difficulty=settings.difficulty,
+        )
+        tags[name] = clip.tags
+        images, annotations = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
+        images.mkdir(parents=True)
+        annotations.mkdir(parents=True)
+        for time, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+            Image.fromarray(frame).save(images / f"{time:05}.jpg", quality=92)
+            write_mask(annotations / f"{time:05}.png", mask, VOC_PALETTE)
+    (root / "tags.json").write_text(json.dumps(tags, indent=1))
+    (root / "README.txt").write_text(_README)
+    (root / "synthetic.json").write_text(json.dumps(asdict(settings), indent=1))
+
+
+# ---------------------------------------------------------------------------------------------------------- the scene
+
+
+def _scene(
+    rng: np.random.Generator, frames: int, height: int, width: int, difficulty: Difficulty
+) -> tuple[list[_Layer], _Layer]:
+    """The layers of a clip, from back to front, and the ground below them."""
+    count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.4, 0.22, 0.08]))
+    wanted = {name: rng.random() < chance for name, chance in asdict(difficulty).items()}
+    target = int(rng.integers(count))
+
+    # Hues a good step apart, so that nothing looks like the ground, or like another object, by chance.
+    hues = rng.random() + np.arange(count + 2) / (count + 2) + rng.uniform(-0.02, 0.02, count + 2)
+    looks = [_object_look(rng, hue) for hue in hues[:count]]
+    twins: tuple[int, ...] = ()
+    if wanted["look_alike"]:  # another object, or scenery, which comes after the objects
+        twin = (target + 1) % count if count > 1 and rng.random() < 0.5 else count
+        looks[twin : twin + 1] = [looks[target]]
+        twins = (target, twin)
+
+    largest = {1: 0.13, 2: 0.11, 3: 0.085, 4: 0.07}[count]  # shares of the frame
+    radii = np.sqrt(np.exp(rng.uniform(math.log(0.045), math.log(largest), len(looks))) * height * width / math.pi)
+    starts = _apart(rng, radii, height, width)
+    paths = [
+        _wander(rng, start, radius, frames, height, width, swift=wanted["speed"] and k == target)
+        for k, (start, radius) in enumerate(zip(starts, radii, strict=True))
+    ]
+    if wanted["disappearance"]:
+        paths[target] = _leave(starts[target] + (paths[target] - starts[target]) * 0.3, radii[target], height, width)
+
+    layers = []
+    for k, (look, radius, path) in enumerate(zip(looks, radii, paths, strict=True)):
+        zoom = rng.uniform(1.6, 1.9) if wanted["scale"] and k == (target + 1) % count else rng.uniform(1, 1.2)
+        layers.append(_layer(rng, k + 1 if k < count else 0, look, radius, path, zoom=zoom, is_twin=k in twins))
+    rng.shuffle(layers)
+    if wanted["occlusion"]:
+        look = _Look("blob", "noise", _colours(hues[count + 1], 0.35, 0.45, 0.7), 12.0)
+        radius = radii[target] * rng.uniform(0.95, 1.15)
+        layers.append(_layer(rng, 0, look, radius, _cross(rng, paths[target]), zoom=1.05, is_twin=False))
+    return layers, _ground(rng, hues[count], frames, height, width)
+
+
+def _object_look(rng: np.random.Generator, hue: float) -> _Look:
+    low = rng.uniform(0.3, 0.5)
+    return _Look(
+        shape=str(rng.choice(["blob", "polygon", "ellipse"])),
+        texture=str(rng.choice(["noise", "stripes", "dots", "gradient"])),
+        colours=_colours(hue, rng.uniform(0.65, 0.95), low, low + rng.uniform(0.4, 0.5)),
+        grain=rng.uniform(7, 14),
+    )
+
+
+def _colours(hue: float, saturation: float, dark: float, light: float) -> NDArray[np.float32]:
+    """A dark and a light colour of nearly one hue, (2, 3) RGB in [0, 255]."""
+    pair = [colorsys.hsv_to_rgb(hue, saturation, dark), colorsys.hsv_to_rgb(hue + 0.04, saturation * 0.8, light)]
+    return np.array(pair, np.float32) * 255
+
+
+def _layer(
+    rng: np.random.Generator,
+    label: int,
+    look: _Look,
+    radius: float,
+    path: NDArray[np.float64],
+    *,
+    zoom: float,
+    is_twin: bool,
+) -> _Layer:
+    """A shape that turns steadily and grows or shrinks by the factor `zoom` about a mean size of `radius`."""
+    largest = radius * math.sqrt(zoom)
+    side = 2 * math.ceil(largest * 1.6)
+    patch = np.empty((side, side, 4), np.uint8)
+    patch[..., :3] = _texture(rng, look, side, side)
+    patch[..., 3] = _coverage(rng, look.shape, largest, side)
+    time = np.linspace(0, 1, len(path))
+    angle = rng.uniform(0, math.tau) + rng.uniform(-0.06, 0.06) * np.arange(len(path))
+    scale = zoom ** -(time if rng.random() < 0.5 else 1 - time)
+    return _Layer(label, patch, np.column_stack([path, angle, scale]), is_twin)
+
+
+def _ground(rng: np.random.Generator, hue: float, frames: int, height: int, width: int) -> _Layer:
+    """A wide soft texture with a finer one on it, which pans and turns slowly."""
+    side = math.ceil(1.5 * math.hypot(height, width))
+    dark = rng.uniform(0.2, 0.4)
+    colours = _colours(hue, rng.uniform(0.1, 0.5), dark, dark + 0.25)
+    coarse = _texture(rng, _Look("", "noise", colours, 40.0), side, side)
+    fine = _texture(rng, _Look("", str(rng.choice(["noise", "stripes", "dots"])), colours, 16.0), side, side)
+    patch = np.full((side, side, 4), 255, np.uint8)
+    patch[..., :3] = coarse * 0.6 + fine * 0.4
+    drift = np.arange(frames)[:, None] - frames / 2
+    reach = 0.2 * math.hypot(height, width) / max(frames / 2, 8)
+    heading = rng.uniform(0, math.tau)
+    path = np.array([width, height]) / 2 + drift * rng.uniform(0.1, 0.5) * reach * [
+        math.cos(heading),
+        math.sin(heading),
+    ]
+    angle = rng.uniform(0, math.tau) + rng.uniform(-0.005, 0.005) * drift
+    return _Layer(0, patch, np.column_stack([path, angle, np.ones(frames)]), is_twin=False)
+
+
+# -------------------------------------------------------------------------------------------------------------- paths
+
+
+def _apart(rng: np.random.Generator, radii: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
+    """Centres (N, 2) inside the frame: of some random draws the one whose objects keep most clear of each other."""
+    bound = np.array([width, height]) - 2 * radii[:, None]
+    draws = radii[:, None] + rng.random((64, len(radii), 2)) * bound
+    distance = np.linalg.norm(draws[:, :, None] - draws[:, None], axis=-1) / (radii[:, None] + radii)
+    distance[:, np.arange(len(radii)), np.arange(len(radii))] = 2  # of a lone object any draw is good
+    return draws[distance.min(axis=(1, 2)).clip(max=1.1).argmax()]
+
+
+def _wander(
+    rng: np.random.Generator,
+    start: NDArray[np.float64],
+    radius: float,
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    swift: bool = False,
+) -> NDArray[np.float64]:
+    """A gently curved path (T, 2) of steady speed, thrown back at the sides of the frame.
+
+    Its length is counted in radii a clip, so that the first mask, repeated, scores alike in any size and length.
+    """
+    speed = rng.uniform(0.065, 0.075) * math.hypot(height, width) if swift else rng.uniform(1.7, 2.2) * radius / frames
+    heading = rng.uniform(0, math.tau) + rng.uniform(-0.06, 0.06) * np.arange(frames - 1)
+    steps = speed * np.column_stack([np.cos(heading), np.sin(heading)])
+    path = start + np.concatenate([np.zeros((1, 2)), steps.cumsum(axis=0)])
+    low, high = 0.9 * radius, np.array([width, height]) - 0.9 * radius
+    return low + (high - low) - np.abs((path - low) % (2 * (high - low)) - (high - low))
+
+
+def _leave(path: NDArray[np.float64], radius: float, height: int, width: int) -> NDArray[np.float64]:
+    """The same path with an excursion over the nearest side of the frame and back."""
+    x, y = path[0]
+    side = int(np.argmin([x, y, width - x, height - y]))
+    axis, outwards = side % 2, 1 if side >= 2 else -1
+    edge = (width, height)[axis] if outwards > 0 else 0
+    time = np.linspace(0, 1, len(path))
+    rise = np.clip(np.minimum(time - 0.02, 0.98 - time) / 0.36, 0, 1)
+    share = rise * rise * (3 - 2 * rise)
+    outside = edge + outwards * 1.7 * radius
+    path = path.copy()
+    path[:, axis] += share * (outside - path[:, axis])
+    return path
+
+
+def _cross(rng: np.random.Generator, hidden: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A straight path (T, 2) that meets another one head-on in the second half of the clip."""
+    meeting = int(rng.uniform(0.45, 0.8) * len(hidden))
+    before = hidden[meeting] - hidden[meeting - 1]
+    return hidden[meeting] - (np.arange(len(hidden)) - meeting)[:, None] * before * rng.uniform(0.8, 1.1)
+
+
+# ---------------------------------------------------------------------------------------------------------- the pixels
+
+
+def _texture(rng: np.random.Generator, look: _Look, height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB."""
+    angle = rng.uniform(0, math.tau)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    along = x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))
+    across = y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle))
+    wave = np.float32(math.tau / look.grain)
+    match look.texture:
+        case "noise":
+            values = 0.5 + 1.5 * (_smooth_noise(rng, look.grain, height, width) - 0.5)
+        case "stripes":
+            values = 0.5 + np.sin(along * wave)
+        case "dots":
+            values = 1.5 * np.sin(along * wave) * np.sin(across * wave)
+        case _:
+            values = 0.5 + along / (max(height, width) * 0.6) - along.mean() / (max(height, width) * 0.6)
+    dark, light = look.colours
+    shade = 0.9 + 0.2 * _smooth_noise(rng, look.grain * 1.5, height, width)
+    colour = (dark + values.clip(0, 1)[..., None] * (light - dark)) * shade[..., None]
+    return colour.clip(0, 255).astype(np.uint8)
+
+
+def _smooth_noise(rng: np.random.Generator, grain: float, height: int, width: int) -> NDArray[np.float32]:
+    """(H, W) values around 0.5."""
+    cells = rng.random((math.ceil(height / grain) + 1, math.ceil(width / grain) + 1), np.float32)
+    return np.asarray(cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _coverage(rng: np.random.Generator, shape: str, radius: float, side: int) -> NDArray[np.uint8]:
+    """(P, P) alpha of a shape with about the area of a circle of `radius`, in the middle of the patch."""
+    angle = np.linspace(0, math.tau, 64, endpoint=False)
+    match shape:
+        case "blob":
+            reach = 1 + sum(
+                rng.uniform(0.05, 0.3) / k * np.sin(k * angle + rng.uniform(0, math.tau)) for k in range(2, 6)
+            )
+        case "polygon":
+            angle = np.linspace(0, math.tau, int(rng.integers(3, 7)), endpoint=False)
+            reach = rng.uniform(0.9, 1.3, len(angle))
+        case _:
+            stretch = rng.uniform(1.05, 1.35)
+            reach = 1 / np.hypot(np.cos(angle) / stretch, np.sin(angle) * stretch)
+    points = np.column_stack([np.cos(angle), np.sin(angle)]) * np.reshape(reach, (-1, 1))
+    area = cv2.contourArea(points.astype(np.float32))
+    points *= math.sqrt(math.pi / area) * radius
+    points *= min(1, (side / 2 - 2) / np.abs(points).max())
+    alpha = np.zeros((side, side), np.uint8)
+    cv2.fillPoly(alpha, [((points + side / 2) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    return alpha
+
+
+def _place(layer: _Layer, time: int, height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 4): the layer where it is at that time."""
+    x, y, angle, scale = layer.placement[time]
+    middle = (layer.patch.shape[0] - 1) / 2
+    turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    matrix = np.column_stack([turn, [x, y] - turn @ [middle, middle]])
+    return np.asarray(cv2.warpAffine(layer.patch, matrix, (width, height)), np.uint8)
+
+
+# --------------------------------------------------------------------------------------------------- what is to be seen
+
+
+def _top(silhouettes: NDArray[np.bool]) -> NDArray[np.uint8]:
+    """Number of the front layer, counted from 1, at every pixel: (L, ...) -> (...); 0 is the ground."""
+    top = np.zeros(silhouettes.shape[1:], np.uint8)
+    for k, silhouette in enumerate(silhouettes, start=1):
+        top[silhouette] = k
+    return top
+
+
+def _shows_all(layers: Sequence[_Layer], height: int, width: int) -> bool:
+    silhouettes = np.stack([_place(layer, 0, height, width)[..., 3] >= 128 for layer in layers])
+    top = _top(silhouettes)
+    least = height * width / 230
+    return all(
+        (top == k).sum() >= max(least, silhouettes[k - 1].sum() / 2)
+        for k, layer in enumerate(layers, start=1)
+        if layer.label
+    )
+
+
+def _difficulties(layers: Sequence[_Layer], silhouettes: NDArray[np.bool], top: NDArray[np.uint8]) -> tuple[str, ...]:
+    """The tags that are true of the rendered masks, whatever was meant."""
+    _, frames, height, width = silhouettes.shape
+    diagonal = math.hypot(height, width)
+    found = set()
+    twins_seen = np.zeros(frames, np.int64)
+    for k, layer in enumerate(layers, start=1):
+        visible = top == k
+        area = visible.sum(axis=(1, 2))
+        if layer.is_twin:
+            twins_seen += area >= height * width / 230
+        if not layer.label:
+            continue
+        whole = silhouettes[k - 1]
+        full = whole.sum(axis=(1, 2))
+        if ((area < full / 2) & (area < np.maximum.accumulate(area) / 2)).any():
+            found.add("occlusion")
+
+        gone = area == 0
+        twice_gone = np.flatnonzero(gone[1:] & gone[:-1])
+        if len(twice_gone):
+            found.add("disappearance")
+            if not gone[twice_gone[0] :].all():
+                found.add("re-appearance")
+
+        inside = ~(whole[:, [0, -1]].any(axis=(1, 2)) | whole[:, :, [0, -1]].any(axis=(1, 2)))
+        intact = area[inside & (area >= 0.9 * full) & (area > 0)]
+        if len(intact) and intact.max() >= 2 * intact.min():
+            found.add("scale")
+
+        centroid = np.array([np.argwhere(seen).mean(axis=0) if seen.any() else [np.nan] * 2 for seen in visible])
+        step = np.linalg.norm(np.diff(centroid, axis=0), axis=1)
+        if (step > 0.05 * diagonal).sum() >= 3:  # an occluder alone shifts a centroid once or twice
+            found.add("speed")
+    if (twins_seen == 2).sum() >= frames / 2:
+        found.add("look-alike")
+    return tuple(tag for tag in TAGS if tag in found)

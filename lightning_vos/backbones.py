@@ -1,0 +1,175 @@
+"""Image encoders: any timm model as three feature maps, with the start weights asked for or a clear refusal."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import timm
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from lightning_vos.errors import CheckpointError, ConfigError
+from lightning_vos.io.checkpoints import read_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NETWORK_WAIT = 1.5  # seconds to find out that there is no network
+
+
+class Backbone(nn.Module):
+    """A timm model as an encoder of feature maps at three strides.
+
+    Args:
+        name: Architecture, any timm name with features at the strides asked for.
+        start_weights: What training starts from: a pretrained timm model (`resnet50.tv_in1k`), a local file, or null for
+            random weights. Read by `load_start_weights`, not by the constructor.
+        strides: Of the three maps; the deepest stage of a stride counts. Stages after the last are dilated to keep it.
+        final: Whether the output after the model's very last stage is the fourth map; else the third is given twice.
+        frozen_norms: Keep batch normalisation at its start statistics and affine, as the published recipes do.
+        frozen_stages: How many parts do not learn, from the stem on: 0 none, 1 the stem, 2 all up to the first map.
+
+    Raises:
+        ConfigError: if timm does not know the name, or the model has no map at a stride.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start_weights: str | None = None,
+        *,
+        strides: tuple[int, int, int] = (4, 8, 16),
+        final: bool = False,
+        frozen_norms: bool = True,
+        frozen_stages: int = 2,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+            raise ConfigError(f"timm knows no model {name!r}. Close names: {', '.join(near) or 'none'}.")
+        body = timm.create_model(name, pretrained=False, output_stride=strides[-1], num_classes=0, global_pool="")
+        stages = [_stage_of(body, name, stride) for stride in strides]
+        if not final:
+            body.prune_intermediate_layers(stages[-1:], prune_norm=True, prune_head=True)
+        self.name, self.start_weights, self.strides, self.final = name, start_weights, strides, final
+        self.channels: tuple[int, ...] = tuple(body.feature_info[stage]["num_chs"] for stage in stages)
+        self.channels += (body.num_features if final else self.channels[-1],)
+        self.stages = stages
+        self.body = freeze_batch_norm_2d(body) if frozen_norms else body
+        self._freeze(frozen_stages)
+        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1), persistent=False)
+
+    def _freeze(self, stages: int) -> None:
+        """Stop the gradient of the first parts; timm registers modules in the order of execution."""
+        names = [name for name, _ in self.body.named_parameters()]
+        if stages == 0 or not names:
+            return
+        info = self.body.feature_info
+        last = info[self.stages[0]]["module"] if stages > 1 else names[0].split(".")[0]
+        end = max(i for i, name in enumerate(names) if name.startswith(last))
+        for name in names[: end + 1]:
+            self.body.get_parameter(name).requires_grad_(False)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Maps of (B, 3, H, W) RGB in [0, 1]: (B, C, h, w) at the three strides, then the last one.
+
+        Frames are normalised with the ImageNet mean and standard deviation here.
+        """
+        last, maps = self.body.forward_intermediates(
+            (frames - self.mean) / self.std, indices=self.stages, norm=False, output_fmt="NCHW"
+        )
+        first, second, third = maps
+        return first, second, third, last if self.final else third
+
+    def load_start_weights(self) -> None:
+        """Fill the backbone from `start_weights`; nothing happens where it is null.
+
+        Raises:
+            CheckpointError: if the weights cannot be had, within two seconds when there is no network, or do not fit.
+        """
+        if self.start_weights is None:
+            return
+        path = Path(self.start_weights)
+        is_file = path.suffix in {".pth", ".pt", ".safetensors", ".bin", ".ckpt"} or len(path.parts) > 1
+        state = read_state_dict(path) if is_file else _pretrained_state(self.start_weights)
+        if "features.0.0.weight" in state:
+            table = MOBILENETV2_FROM_TORCHVISION
+            parts = {name: name.rpartition(".") for name in state}
+            state = {f"{table.get(parts[n][0], parts[n][0])}.{parts[n][2]}": value for n, value in state.items()}
+        own = self.body.state_dict()
+        missing = sorted(own.keys() - state.keys() - {name for name in own if name.endswith("num_batches_tracked")})
+        wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+        if missing or wrong:
+            raise CheckpointError(
+                f"Start weights {self.start_weights!r} do not fit the backbone {self.name!r}: {len(missing)} entries missing "
+                f"{missing[:2]}, {len(wrong)} of another shape {wrong[:2]}.\n"
+                "Give weights of this architecture in timm's or torchvision's layout."
+            )
+        self.body.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
+
+
+def _stage_of(body: nn.Module, name: str, stride: int) -> int:
+    info = cast("Sequence[dict[str, int]]", body.feature_info)
+    # The deepest map of the stride, but for the last stride only the first: what follows it there is the dilated rest.
+    stages = [i for i, stage in enumerate(info) if stage["reduction"] == stride]
+    if not stages:
+        found = sorted({stage["reduction"] for stage in info})
+        raise ConfigError(f"Backbone {name!r} has no features at stride {stride}, only at {found}. Choose other strides.")
+    return stages[0]
+
+
+def _pretrained_state(name: str) -> dict[str, Tensor]:
+    if not timm.is_model_pretrained(name):
+        raise CheckpointError(
+            f"timm has no pretrained weights called {name!r}. Give a name such as resnet50.tv_in1k, a file, or null."
+        )
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    cached = any(isinstance(try_to_load_from_cache(repository, f), str) for f in ("model.safetensors", "pytorch_model.bin"))
+    reason = "" if cached else _no_network()
+    try:
+        if reason:
+            raise OSError(reason)
+        return timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, HfHubHTTPError) as error:
+        raise CheckpointError(
+            f"Start weights {name!r} cannot be had: not in the local cache, and {error}. Either connect, or name a local "
+            "file or null (random) with --model.network.backbone.start_weights, or start from a whole model: --model.weights."
+        ) from error
+
+
+def _no_network() -> str:
+    """Why the hub cannot be reached; empty if it can."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_NETWORK_WAIT).close()
+    except urllib.error.HTTPError:
+        return ""
+    except OSError as error:
+        return f"{constants.ENDPOINT} is out of reach ({error})"
+    return ""
+
+
+def _mobilenetv2_from_torchvision() -> dict[str, str]:
+    """Module names of torchvision's MobileNetV2 -> timm's."""
+    names = {"features.0.0": "conv_stem", "features.0.1": "bn1", "features.18.0": "conv_head", "features.18.1": "bn2"}
+    first = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+    others = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+    number = 1  # torchvision counts the blocks of all stages through
+    for stage, blocks in enumerate((1, 2, 3, 4, 3, 3, 1)):
+        for block in range(blocks):
+            for theirs, ours in (first if number == 1 else others).items():
+                names[f"features.{number}.conv.{theirs}"] = f"blocks.{stage}.{block}.{ours}"
+            number += 1
+    return names
+
+
+MOBILENETV2_FROM_TORCHVISION = _mobilenetv2_from_torchvision()
+"""torchvision's module name -> timm's, for MobileNetV2; ResNets have the same names in both."""

@@ -1,0 +1,46 @@
+"""`lightning_vos data`: data sets to begin with. Never imports torch."""
+
+import shlex
+from pathlib import Path
+
+from jsonargparse import auto_cli
+from rich.console import Console
+
+from datamodules.rendering import SyntheticSettings, write_davis
+from lightning_vos.errors import ConfigError
+
+
+class Data:
+    """Data sets to begin with."""
+
+    def demo(self, directory: Path, layout: str = "davis", seed: int = 0) -> None:
+        """Write a synthetic data set in the layout of a real one, to try a recipe without any download.
+
+        Args:
+            directory: The folder that will hold the data set, as a real one would be kept there.
+            layout: The data set whose layout it takes: davis.
+            seed: Another seed gives other videos.
+        """
+        if layout != "davis":
+            raise ConfigError(f"No synthetic data set has the layout {layout!r}.\nExpected --layout davis.")
+        root = directory / "DAVIS"
+        settings = SyntheticSettings(seed=seed)
+        write_davis(root, settings)
+        place = "" if directory == Path("data") else f" --data.root {shlex.quote(str(directory))}"
+        Console().print(
+            f"{root} holds {settings.train} training and {settings.val} validation videos of {settings.frames} frames,"
+            f" {settings.height} x {settings.width} pixels. They are synthetic.\nTo train on them:\n"
+            f"  lightning_vos fit --config configs/mavos_r50.yaml{place}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+
+
+def main(args: list[str]) -> None:
+    """Run `lightning_vos data` with the words that follow it.
+
+    Raises:
+        UserError: The words ask for something that cannot be done.
+    """
+    auto_cli(Data, args=args, prog="lightning_vos data")

@@ -1,0 +1,266 @@
+"""`fit`, `validate`, `test` and `predict`: Lightning's command line with short errors, where explicit words win."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_vos.callbacks.run_files import (
+    SaveRunConfig,
+    best_checkpoint,
+    go_on_writing,
+    last_checkpoint,
+    newest_run,
+)
+from lightning_vos.callbacks.seeding import StepSeed
+from lightning_vos.config_files import Arguments, expand_config_options, without_includes
+from lightning_vos.errors import CheckpointError, ConfigError
+from lightning_vos.io.checkpoints import read_checkpoint
+from lightning_vos.parse_errors import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_UNNAMED = (None, "lightning_logs")
+_NOISE = (
+    r".*LeafSpec.*is deprecated",  # lightning 2.6.6 on torch 2.15
+    r".*does not have many workers",  # the recipes choose their workers
+    r".*Experiment logs directory .* exists and is not empty",  # a resumed run goes on in its folder
+    r".*Checkpoint directory .* exists and is not empty",
+    r".*The number of training batches .* is smaller than the logging interval",
+)
+
+
+class ParseError(Exception):
+    """What the parser refused, in jsonargparse's words."""
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose errors are raised for `main` to explain."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises what jsonargparse would print below its whole list of options.
+
+        Raises:
+            ParseError: The parser's own message, unexplained.
+        """
+        if not self.exit_on_error:  # a trial inside jsonargparse
+            super().error(message, ex)
+        raise ParseError(message) from ex
+
+    def parse_string(self, content: str, path: str | os.PathLike[str] = "", *args: Any, **kwargs: Any) -> Namespace:
+        """Parses a config's text; its `include:` list was followed before."""
+        return super().parse_string(without_includes(content, Path(path)), path, *args, **kwargs)
+
+
+class CLI(LightningCLI):
+    """Lightning's command line with this project's defaults.
+
+    Args:
+        verb: The method of the trainer to run.
+        arguments: The words after `lightning_vos`, and the config files that they stand for.
+    """
+
+    def __init__(self, verb: str, arguments: Arguments) -> None:
+        self.verb = verb
+        self.arguments = arguments
+        self.resumed_step: int | None = None
+        refuse_abbreviations = {"allow_abbrev": False}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults={"use_distributed_sampler": False, "callbacks": [StepSeed()]},
+            seed_everything_default=0,
+            parser_kwargs={**refuse_abbreviations, **{verb: dict(refuse_abbreviations) for verb in self.subcommands()}},
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=arguments.words,
+            auto_configure_optimizers=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs and the arguments of their methods that are no options: checkpoints are read as tensors, always."""
+        return {verb: skip | {"weights_only"} for verb, skip in LightningCLI.subcommands().items()}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the prepared arguments; sys.argv stays as the user wrote it, for other ranks are started by it.
+
+        Raises:
+            ConfigError: The settings are not what the parser takes.
+        """
+        try:
+            self.config = parser.parse_args(args)
+        except ParseError as error:
+            known_keys = self._subcommand_parsers[self.verb].get_defaults().keys()
+            raise ConfigError(explain(str(error), self.arguments, known_keys)) from None
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets the settings that a checkpoint stored beat explicit words; here they do not count
+        return
+
+    def before_instantiate_classes(self) -> None:
+        """Names the run, chooses W&B's mode, and finds the checkpoint that `--ckpt_path` means."""
+        for logger in self._loggers():
+            if logger["class_path"].endswith("WandbLogger") and not _wandb_key_is_known():
+                os.environ.setdefault("WANDB_MODE", "offline")
+            if logger["init_args"].get("name") in _UNNAMED:
+                logger["init_args"]["name"] = self.arguments.recipe
+        settings = self.config[self.verb]
+        if settings.ckpt_path:
+            settings.ckpt_path = str(self._find_checkpoint(settings.ckpt_path))
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and trainer.
+
+        Raises:
+            ConfigError: A part refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise ConfigError(_refusal(error)) from error
+
+    def after_instantiate_classes(self) -> None:
+        """Lets a resumed run go on with its table of metrics."""
+        if self.resumed_step is not None and self.trainer.is_global_zero and isinstance(self.trainer.logger, CSVLogger):
+            go_on_writing(self.trainer.logger, self.resumed_step)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def _loggers(self) -> Iterator[Namespace]:
+        loggers = self.config[self.verb].trainer.logger
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if isinstance(logger, Namespace):
+                yield logger
+
+    def _find_checkpoint(self, word: str) -> Path:
+        if word not in ("best", "last"):
+            path = Path(word)
+            _check_checkpoint(path)
+            return path
+        logger = next(self._loggers(), None)
+        if logger is None:
+            raise CheckpointError(
+                f"--ckpt_path {word} needs a logger, whose folder holds the runs; name a file instead"
+            )
+        arguments = logger["init_args"]
+        run = newest_run(Path(arguments.get("save_dir") or ".") / (arguments.get("project") or arguments["name"]))
+        path = last_checkpoint(run) if word == "last" else best_checkpoint(run)
+        step = _check_checkpoint(path)
+        if word == "last" and self.verb == "fit" and logger["class_path"].endswith("CSVLogger"):
+            arguments["version"] = run.name  # the run goes on in its own folder, with its own best
+            self.resumed_step = step
+        return path
+
+
+def main(argv: list[str]) -> None:
+    """Runs one of Lightning's verbs.
+
+    Args:
+        argv: The verb and its options.
+
+    Raises:
+        UserError: Whatever the user can mend, in at most eight lines.
+        KeyboardInterrupt: The run was stopped; its last checkpoint is written.
+    """
+    _quieten()
+    try:
+        CLI(argv[0], expand_config_options(argv))
+    except MisconfigurationException as error:
+        raise ConfigError(_first_lines(str(error))) from error
+    except (RuntimeError, KeyError) as error:
+        misfit = _misfit(error)
+        if misfit is None:
+            raise
+        raise CheckpointError(misfit) from error
+    except SystemExit as stop:
+        # Lightning shuts down in order and leaves by status 1
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            hint = "; the same command with --ckpt_path last goes on from here" if argv[0] == "fit" else ""
+            raise KeyboardInterrupt(f"stopped{hint}") from None
+        raise
+
+
+def _quieten() -> None:
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+
+
+def _wandb_key_is_known() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _check_checkpoint(path: Path) -> int:
+    """Refuses a file that is no checkpoint of a training run before anything is built; gives its step."""
+    checkpoint = read_checkpoint(path)
+    if "pytorch-lightning_version" not in checkpoint:
+        raise CheckpointError(
+            f"{path} holds weights alone, --ckpt_path needs a checkpoint of a training run\n"
+            "  give weights by --model.weights FILE; `lightning_vos convert` reads published files"
+        )
+    return int(checkpoint["global_step"])
+
+
+def _refusal(error: BaseException) -> str:
+    """Names the part that refused its arguments: the innermost constructor that the error came out of."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    part = ""
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        name = type(frame.f_locals.get("self")).__qualname__
+        if frame.f_code.co_name in ("__init__", "__post_init__") and not name.startswith("_"):
+            part = name
+        trace = trace.tb_next
+    return f"{part or 'a part'} refuses its arguments: {_first_lines(str(error))}"
+
+
+def _misfit(error: RuntimeError | KeyError) -> str | None:
+    """Says in short that a checkpoint belongs to another model; None where the error is another one."""
+    text = str(error)
+    if "checkpoint contains only the model" in text:
+        return (
+            "the checkpoint holds no state of the optimizer, so training cannot go on from it\n"
+            "  to start a new training from its weights: --model.weights FILE"
+        )
+    if "Error(s) in loading state_dict for" not in text:
+        return None
+    found = [f"  {line.strip()[:150]}" for line in text.splitlines()[1:4]]
+    return "\n".join(
+        [
+            f"the checkpoint does not fit the model{text.splitlines()[0].partition('for')[2]}",
+            *found,
+            "  use the config.yaml of the run it belongs to, or give weights by --model.weights FILE",
+            "  `lightning_vos convert` reads published files",
+        ]
+    )
+
+
+def _first_lines(text: str) -> str:
+    return "\n".join(line[:300] for line in text.strip().splitlines()[:6])

@@ -1,0 +1,70 @@
+"""Reading weight files safely: tensors only, nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightning_vos.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint or weight file, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing, cut off, or holds anything but tensors and plain values.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"Weight file {path} does not exist (looked in {path.absolute().parent}).")
+    try:
+        content = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"Weight file {path} cannot be read as tensors: it is damaged, or holds other objects, which are never unpickled.\n"
+            "Expected a file of torch.save with tensors and plain values only, or .safetensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+        raise CheckpointError(
+            f"Weight file {path} ({path.stat().st_size:,} bytes) is cut off or damaged: {str(error).splitlines()[0][:120]}\n"
+            "Copy or download it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"Weight file {path} holds a {type(content).__name__}, expected a dictionary of named tensors."
+        )
+    return content
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a weight file: a plain state dict, or the one under `state_dict` or `model`.
+
+    The prefixes that wrappers leave (`module.`, `network.`) are taken off.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`, and if there are no tensors inside.
+    """
+    content = read_checkpoint(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"Weight file {path} holds no tensors; its keys are {sorted(content)[:5]}.")
+    for prefix in ("module.", "network."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state

@@ -1,0 +1,79 @@
+"""Losses between logits over background and object slots, and label maps.
+
+Shapes: B batch, N object slots, H W pixels. A slot without an object has a logit so low that it takes no part.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORED = 255
+"""Label of pixels that nobody annotated."""
+
+
+def bootstrapped_cross_entropy(logits: Tensor, labels: Tensor, kept: float) -> Tensor:
+    """Cross entropy of the hardest pixels.
+
+    Args:
+        logits: (B, 1 + N, H, W).
+        labels: (B, H, W) int64, `IGNORED` counts as a pixel without loss.
+        kept: Fraction of all pixels, hardest first; 1 takes the mean over the annotated ones.
+
+    Returns:
+        (B,).
+
+    >>> bootstrapped_cross_entropy(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long), 0.5)
+    tensor([0.6931])
+    """
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten(1)
+    return losses.topk(int(kept * losses.shape[1]), dim=1, sorted=False).values.mean(dim=1)
+
+
+def soft_jaccard(logits: Tensor, labels: Tensor) -> Tensor:
+    """One minus the soft intersection over union, averaged over the classes that the labels hold.
+
+    Args:
+        logits: (B, 1 + N, H, W).
+        labels: (B, H, W) int64; `IGNORED` pixels are left out. Background is a class like the others.
+
+    Returns:
+        (B,) in [0, 1].
+    """
+    probabilities = logits.softmax(dim=1).flatten(2)
+    truth = labels.flatten(1)[:, None] == torch.arange(logits.shape[1], device=labels.device)[:, None]
+    truth = truth.to(probabilities.dtype)
+    probabilities = probabilities * (labels.flatten(1) != IGNORED)[:, None]
+    intersection = (probabilities * truth).sum(dim=2)
+    union = probabilities.sum(dim=2) + truth.sum(dim=2) - intersection
+    present = truth.any(dim=2).to(probabilities.dtype)
+    losses = 1 - intersection / (union + 1e-6)
+    return (losses * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+
+
+class BootstrappedJaccard(nn.Module):
+    """Half bootstrapped cross entropy, half soft Jaccard: the loss of AOT, DeAOT and MAVOS.
+
+    Differs from the paper: MAVOS writes "BCE", the published code trains with bootstrapped softmax cross entropy.
+
+    Args:
+        hardest: Fraction of pixels that the cross entropy keeps in the end.
+        warmup: Fraction of training in which the kept fraction falls from 1 to `hardest`, linearly.
+    """
+
+    def __init__(self, hardest: float = 0.15, warmup: float = 0.5) -> None:
+        super().__init__()
+        if not 0 < hardest <= 1 or not 0 <= warmup <= 1:
+            raise ValueError(f"BootstrappedJaccard.hardest is {hardest} and warmup {warmup}, expected fractions of 1")
+        self.hardest, self.warmup = hardest, warmup
+
+    def kept(self, progress: float) -> float:
+        """Fraction of pixels in the cross entropy after `progress` of training."""
+        done = min(progress / self.warmup, 1.0) if self.warmup else 1.0
+        return 1 - done * (1 - self.hardest)
+
+    def forward(self, logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+        """(B,) losses of (B, 1 + N, H, W) logits and (B, H, W) labels after `progress` in [0, 1] of training."""
+        entropy = bootstrapped_cross_entropy(logits, labels, self.kept(progress))
+        return 0.5 * entropy + 0.5 * soft_jaccard(logits, labels)

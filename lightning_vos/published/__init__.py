@@ -1,0 +1,98 @@
+"""Checkpoints of the published implementations: to our networks and back, strictly, one file a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_vos.errors import CheckpointError
+from lightning_vos.io.checkpoints import read_state_dict
+from lightning_vos.published import mavos
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_vos.vos.network import VOSNetwork
+
+METHODS = {name: mavos for name in mavos.NAMES}
+"""Published model -> the file here that knows it."""
+
+
+def load_published(name: str, weights: str | Path | Mapping[str, Any]) -> VOSNetwork[Any]:
+    """The network of a published model with the weights of its published file.
+
+    Args:
+        name: One of `METHODS`, such as `mavos_r50`.
+        weights: A published file, or its state dict: entry name -> tensor or array.
+
+    Returns:
+        The network in eval mode, set to what the file was trained with.
+
+    Raises:
+        CheckpointError: if the name is unknown, or the weights lack an entry, have one too many or of another shape.
+    """
+    if name not in METHODS:
+        raise CheckpointError(f"No published model is called {name!r}; known are {', '.join(METHODS)}.")
+    method = METHODS[name]
+    network = method.build(name)
+    state = read_state_dict(Path(weights)) if isinstance(weights, str | Path) else weights
+    converted = method.to_ours({key: torch.as_tensor(value) for key, value in state.items()})
+    check_fit(converted, network.state_dict(), "The given state dict" if state is weights else str(weights), name)
+    network.load_state_dict(converted)
+    return network.eval()
+
+
+def load_weights(network: VOSNetwork[Any], path: Path, may_lack: Sequence[str] = ()) -> str:
+    """Fill a network from a checkpoint of ours or a published file.
+
+    Args:
+        network: The network to fill.
+        path: The file.
+        may_lack: Beginnings of entry names that the file need not have; they keep their values.
+
+    Returns:
+        A line that says what was loaded, and what was not.
+
+    Raises:
+        CheckpointError: if the file cannot be read or does not fit; nothing is changed then.
+    """
+    state = read_state_dict(path)
+    name = recognize(state)
+    if name is not None:
+        state = METHODS[name].to_ours(state)
+    own = network.state_dict()
+    lacked = {key: own[key] for key in own if key not in state and key.startswith(tuple(may_lack))} if may_lack else {}
+    check_fit(state | lacked, own, str(path), f"{type(network).__name__} with these settings")
+    network.load_state_dict(state | lacked)
+    line = f"Loaded {len(state)} entries from {path} ({'published ' + name if name else 'a checkpoint of ours'})"
+    return f"{line}; {len(lacked)} that it lacks start as they were: {', '.join(may_lack)}." if lacked else f"{line}."
+
+
+def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, target: str) -> None:
+    """Refuse a state dict that is not exactly the target's.
+
+    Raises:
+        CheckpointError: naming the first entries that are missing, left over, or of another shape.
+    """
+    missing = [key for key in own if key not in state]
+    left_over = [key for key in state if key not in own]
+    wrong = [
+        f"{key} {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if missing or left_over or wrong:
+        lines = [f"{source} does not fit {target}:"]
+        for title, entries in (("missing", missing), ("left over", left_over), ("of another shape", wrong)):
+            if entries:
+                lines.append(f"  {len(entries)} entries {title}: {', '.join(entries[:3])}{', ...' if len(entries) > 3 else ''}")
+        lines.append("See what a file is with `lightning_vos convert FILE --inspect`.")
+        raise CheckpointError("\n".join(lines))
+
+
+def recognize(state: Mapping[str, Tensor]) -> str | None:
+    """The published model whose layout a state dict has, if any."""
+    return next((found for method in set(METHODS.values()) if (found := method.recognize(state))), None)

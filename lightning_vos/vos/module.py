@@ -1,0 +1,163 @@
+"""The LightningModule that semi-supervised methods share: start weights, whole-video evaluation, what is logged."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lightning_vos.callbacks.results import MaskWriter, ScoreWriter
+from lightning_vos.errors import ConfigError
+from lightning_vos.metrics.region_boundary import RegionBoundary
+from lightning_vos.structures import Clip, ScoredVideo
+from lightning_vos.vos.callback import PredictionCallback
+from lightning_vos.vos.track import track
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch.callbacks import Callback
+
+    from lightning_vos.vos.network import VOSNetwork
+
+
+class VOSModule(L.LightningModule):
+    """Validates, tests and predicts whole videos with a network; a subclass adds how it is trained.
+
+    Args:
+        network: The network.
+        weights: A checkpoint of ours or a published file to start from, for training and for testing.
+        weights_may_lack: Beginnings of entry names of the network that `weights` need not have, such as `policy`.
+
+    Logs `val/J&F`, `val/J` and `val/F` in `fit` and `validate`, the same under `test/` with `test/FPS`,
+    `test/peak_memory_gb` and `test/parameters`.
+    """
+
+    def __init__(
+        self, network: VOSNetwork[Any], weights: str | None = None, weights_may_lack: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.weights = weights
+        self.weights_may_lack = tuple(weights_may_lack)
+        self.scores = RegionBoundary()
+        self._frames, self._seconds = 0, 0.0
+
+    def setup(self, stage: str) -> None:
+        """Load what the run starts from; a checkpoint that is resumed or tested makes this needless.
+
+        Raises:
+            CheckpointError: if the weights cannot be had or do not fit.
+            ConfigError: if there is nothing to test with.
+        """
+        if self.trainer.ckpt_path is not None:
+            return
+        if self.weights is not None:
+            # Published layouts know the networks they belong to, so they can only be asked for here.
+            from lightning_vos.published import load_weights
+
+            rank_zero_info(load_weights(self.network, Path(self.weights), self.weights_may_lack))
+        elif stage == "fit":
+            self.network.load_start_weights()
+        else:
+            raise ConfigError(
+                f"There are no weights to {stage} with: random ones give random masks.\n"
+                "Name a run of this recipe with --ckpt_path best (or last, or a file), or any weights with --model.weights FILE."
+            )
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Masks and scores of `test` and `predict` are always written."""
+        return [MaskWriter(), ScoreWriter()]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._begin()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the last evaluation and its memory peak."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self.scores.reset()
+        self._frames, self._seconds = 0, 0.0
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def validation_step(self, batch: ScoredVideo, batch_idx: int) -> None:
+        """Score one hold-out video."""
+        self._evaluate(batch, ())
+
+    def test_step(self, batch: ScoredVideo, batch_idx: int) -> None:
+        """Score one video and hand its frames to the callbacks."""
+        self._evaluate(batch, self._listeners())
+
+    def predict_step(self, batch: ScoredVideo, batch_idx: int) -> None:
+        """Hand the frames of one video to the callbacks."""
+        self._evaluate(batch, self._listeners())
+
+    def _listeners(self) -> list[PredictionCallback]:
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, PredictionCallback)]
+
+    def _evaluate(self, sample: ScoredVideo, listeners: Sequence[PredictionCallback]) -> None:
+        video, truth = sample.video, sample.truth
+        scored = set() if truth is None else set(truth.frames)
+        frames = _Remembering(video.frames)
+        for number, prediction in enumerate(track(self.network, frames, video.prompts)):
+            if number > 0:
+                self._frames += 1
+                self._seconds += prediction.seconds
+            if truth is not None and number in scored:
+                labels = prediction.labels.cpu().numpy()
+                self.scores.update(sample.index, number, truth.object_ids, labels, truth.read(number))
+            for listener in listeners:
+                listener.on_prediction(self.trainer, sample, number, frames.latest, prediction)
+        for listener in listeners:
+            listener.on_video_end(self.trainer, sample)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of all videos of all ranks."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of all videos of all ranks, speed, memory and size."""
+        self._log_scores("test")
+        if self._seconds > 0:
+            self.log("test/FPS", self._frames / self._seconds, sync_dist=True)
+        self.log("test/peak_memory_gb", self._peak_memory(), reduce_fx="max", sync_dist=True)
+        self.log("test/parameters", float(sum(p.numel() for p in self.network.parameters())))
+
+    def _log_scores(self, stage: str) -> None:
+        summary = self.scores.compute().summary
+        for name in ("J&F", "J", "F"):
+            self.log(f"{stage}/{name}", 100 * summary[name], prog_bar=name == "J&F")
+
+    def _peak_memory(self) -> float:
+        """Gigabytes (1e9 bytes): allocated on the GPU since the test began, or resident since the process began."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e9
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Videos are read frame by frame while they are tracked; only clips move as a whole."""
+        if isinstance(batch, Clip):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return batch
+
+
+class _Remembering:
+    """Iterates over frames and keeps the latest, so that a frame is read once for the network and for overlays."""
+
+    def __init__(self, frames: Sequence[torch.Tensor]) -> None:
+        self.frames = frames
+        self.latest = torch.empty(0)
+
+    def __iter__(self) -> Any:
+        for frame in self.frames:
+            self.latest = frame
+            yield frame

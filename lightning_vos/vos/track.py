@@ -1,0 +1,198 @@
+"""The one loop that runs a network over a video: object ids, chunks and sizes are handled here and nowhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_vos.errors import FrameError, MaskError
+from lightning_vos.structures import Prediction
+from lightning_vos.vos.canvas import View
+from lightning_vos.vos.network import Given, VOSNetwork, advance, with_valid
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    LabelMap = Tensor | NDArray[np.integer[Any]]
+
+
+class Tracker:
+    """Segments a video frame by frame; keeps the network's memories and nothing else of the past.
+
+    Args:
+        network: A network in eval mode.
+        size: (h, w) in pixels that the network works at, rounded to what it can see; None for its own rule.
+
+    Attributes:
+        memories: The network's memories, one for each chunk of `network.capacity` objects.
+    """
+
+    def __init__(self, network: VOSNetwork[Any], size: tuple[int, int] | None = None) -> None:
+        self.network = network
+        self.memories: tuple[Any, ...] = ()
+        self._size = size
+        self._view: View | None = None
+        self._slots: list[int | None] = []  # object id of each slot; None once removed, never used again
+        self._time = 0
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Ids of the objects that are tracked, in the order they were added."""
+        return tuple(i for i in self._slots if i is not None)
+
+    @torch.no_grad()
+    def step(
+        self, frame: Tensor, mask: LabelMap | None = None, *, forced: LabelMap | None = None, last: bool = False
+    ) -> Prediction:
+        """Segment the next frame.
+
+        Args:
+            frame: (3, H, W) RGB in [0, 1].
+            mask: (H, W) object ids, 0 = not stated; adds its objects, or states them anew.
+            forced: (H, W) object ids to remember of this frame instead of the prediction.
+            last: Whether no frame follows.
+
+        Raises:
+            FrameError: if the frame is no (3, H, W) picture or has another size than the first.
+            MaskError: if the mask has another size than the frame, or ids below 0.
+        """
+        view = self._check(frame)
+        started = _now(device := self._device)
+        if mask is not None:
+            mask = self._labels(mask, "mask", view).to(device)
+            self._add([i for i in mask.unique().tolist() if i != 0])
+        time_of_frame, self._time = self._time, self._time + 1
+        if not self.object_ids:
+            labels = torch.zeros(view.frame, dtype=torch.int64)
+            return Prediction(labels, torch.ones(1, *view.frame), (), _now(device) - started)
+        features = self.network.encode(self.network.canvas.enter(frame.to(device)[None], view))
+        kept = None
+        if forced is not None:
+            slots = self._to_slots(self._labels(forced, "forced", view).to(device))
+            kept = self.network.planes(slots[None], self._capacity, view)
+        masks, self.memories = advance(
+            self.network, features, self.memories, view, time=time_of_frame, given=self._given(mask), forced=kept, last=last
+        )
+        slots = torch.tensor([n for n, i in enumerate(self._slots) if i is not None], device=device)
+        ids = torch.zeros(1 + self._capacity, dtype=torch.int64, device=device)
+        ids[1 + slots] = torch.tensor(self.object_ids, device=device)
+        labels = ids[masks.labels[0]]
+        probabilities = masks.probabilities[0, torch.cat([slots.new_zeros(1), 1 + slots])]
+        return Prediction(labels, probabilities, self.object_ids, _now(device) - started)
+
+    def remove(self, object_ids: Iterable[int]) -> None:
+        """Stop tracking objects; their slots are not used again, so the others are not disturbed.
+
+        Raises:
+            MaskError: if an id is not tracked.
+        """
+        for i in object_ids:
+            if i not in self._slots:
+                raise MaskError(f"Object {i} cannot be removed: the tracked objects are {list(self.object_ids)}.")
+            self._slots[self._slots.index(i)] = None
+        self._mark_valid()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def _capacity(self) -> int:
+        """Slots of all chunks."""
+        return sum(memory.valid.shape[1] for memory in self.memories)
+
+    def _check(self, frame: Tensor) -> View:
+        if frame.dim() != 3 or frame.shape[0] != 3:
+            raise FrameError(f"A frame has shape {tuple(frame.shape)}, expected (3, H, W) RGB in [0, 1].")
+        size = (frame.shape[1], frame.shape[2])
+        if self._view is None:
+            network = self.network.canvas.view(*(self._size or size)).network
+            self._view = View(size, network)
+        elif self._view.frame != size:
+            raise FrameError(f"Frame {self._time} is {size}, but the video began with {self._view.frame} (height, width).")
+        return self._view
+
+    def _labels(self, labels: LabelMap, name: str, view: View) -> Tensor:
+        labels = torch.as_tensor(labels).to(torch.int64)
+        if tuple(labels.shape) != view.frame:
+            raise MaskError(f"The {name} of frame {self._time} is {tuple(labels.shape)}, the frame is {view.frame}.")
+        if int(labels.min()) < 0:
+            raise MaskError(f"The {name} of frame {self._time} holds the id {int(labels.min())}; ids are 0 and above.")
+        return labels
+
+    def _add(self, object_ids: list[int]) -> None:
+        self._slots += [i for i in object_ids if i not in self._slots]
+        while self._capacity < len(self._slots):
+            valid = torch.zeros(1, self.network.capacity, dtype=torch.bool, device=self._device)
+            self.memories += (self.network.start(valid, self.network.test_rules),)
+        self._mark_valid()
+
+    def _mark_valid(self) -> None:
+        used = torch.zeros(1, self._capacity, dtype=torch.bool, device=self._device)
+        used[0, [n for n, i in enumerate(self._slots) if i is not None]] = True
+        parts = used.split([memory.valid.shape[1] for memory in self.memories], dim=1)
+        self.memories = tuple(with_valid(memory, part) for memory, part in zip(self.memories, parts, strict=True))
+
+    def _to_slots(self, labels: Tensor) -> Tensor:
+        """Label map of object ids -> of slot numbers + 1; ids that are not tracked become background."""
+        slots = torch.zeros_like(labels)
+        for number, i in enumerate(self._slots):
+            if i is not None:
+                slots[labels == i] = number + 1
+        return slots
+
+    def _given(self, mask: Tensor | None) -> Given | None:
+        if mask is None or not bool(mask.any()):
+            return None
+        numbers = torch.arange(1, 1 + self._capacity, device=mask.device)
+        planes = (self._to_slots(mask)[None, None] == numbers.view(1, -1, 1, 1)).float()
+        return Given(planes, planes.flatten(2).any(dim=2))
+
+
+@torch.no_grad()
+def track(
+    network: VOSNetwork[Any],
+    frames: Iterable[Tensor],
+    prompts: Mapping[int, LabelMap],
+    remove: Mapping[int, Iterable[int]] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Iterator[Prediction]:
+    """Segment a video of any length, one frame at a time.
+
+    Args:
+        network: A network in eval mode, such as `load_published` gives.
+        frames: (3, H, W) float RGB in [0, 1].
+        prompts: Frame index -> (H, W) label map; an entry at any frame adds, or states anew, its objects.
+        remove: Frame index -> ids whose tracking ends before that frame.
+        size: As for `Tracker`.
+
+    Yields:
+        One `Prediction` a frame, with the ids of the prompts.
+
+    Raises:
+        MaskError: if there is no prompt with an object, or one does not fit its frame.
+        FrameError: if there is no frame, or a frame does not fit the video.
+    """
+    if not any((torch.as_tensor(mask) != 0).any() for mask in prompts.values()):
+        raise MaskError("There is nothing to track: no prompt states an object. Give a mask with an id above 0.")
+    tracker = Tracker(network, size)
+    number = -1
+    for number, frame in enumerate(frames):
+        if remove and number in remove:
+            tracker.remove(remove[number])
+        yield tracker.step(frame, prompts.get(number))
+    if number < 0:
+        raise FrameError("The video has no frames.")
+    if late := [index for index in prompts if index > number]:
+        raise MaskError(f"Prompts are given for frames {late}, but the video ends with frame {number}.")
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

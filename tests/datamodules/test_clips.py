@@ -1,0 +1,206 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.clips import MAX_OBJECTS, ClipDataset, ClipSampler, StepSampler
+from datamodules.readers import SequenceFiles, masks_of
+from datamodules.transforms import ClipTransform
+from lightning_vos.errors import MaskError
+from lightning_vos.io.frames import list_frames
+
+SMALL = ClipTransform(crop=48, short_side=40, min_pixels=20)
+
+
+@pytest.fixture
+def sequences(tmp_path, write_video):
+    def make(*videos):
+        found = []
+        for number, labels in enumerate(videos):
+            frames, masks = tmp_path / f"v{number}", tmp_path / f"m{number}"
+            write_video(frames, masks, labels, max(labels) + 1)
+            paths = list_frames(frames)
+            found.append(SequenceFiles(f"v{number}", paths, masks_of(paths, masks)))
+        return found
+
+    return make
+
+
+def labels_of(stack):
+    return lambda position: stack[position]
+
+
+def reflected(position, count):
+    """Walks to the position, turning at the ends."""
+    at, direction = 0, 1
+    for _ in range(abs(position)):
+        if not 0 <= at + direction < count:
+            direction = -direction
+        at += direction
+    return at
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 50])
+@pytest.mark.parametrize("reverse", [0.0, 1.0])
+def test_frames_follow_at_bounded_gaps_and_turn_at_the_ends(count, reverse):
+    masks = np.ones((count, 20, 20), np.uint8)
+    sampler = ClipSampler(length=6, max_gap=4, reverse=reverse)
+    steps = set()
+    for seed in range(30):
+        clip = sampler.draw(count, labels_of(masks), np.random.default_rng(seed))
+        assert len(clip) == 6
+        assert all(0 <= position < count for position in clip)
+        steps |= {after - before for before, after in itertools.pairwise(clip)}
+        sign = -1 if reverse else 1
+        reach = {reflected(clip[0] + sign * gap, count) for gap in range(1, 5)}
+        if not reverse or clip[0] >= 4:
+            assert clip[1] in reach
+    if count == 50:
+        forward = {step for step in steps if step != 0}
+        assert {1, 2, 3, 4} <= {abs(step) for step in forward} <= {0, 1, 2, 3, 4}
+
+
+def test_direction_follows_reverse():
+    masks = np.ones((1000, 15, 15), np.uint8)
+
+    def rising(reverse):
+        draws = [
+            ClipSampler(length=2, reverse=reverse).draw(1000, labels_of(masks), np.random.default_rng(seed))
+            for seed in range(60)
+        ]
+        return sum(clip[1] > clip[0] for clip in draws)
+
+    assert rising(0.0) >= 58
+    assert rising(1.0) <= 2
+    assert 15 < rising(0.5) < 45
+
+
+def test_the_reference_shows_enough():
+    masks = np.zeros((10, 20, 20), np.uint8)
+    masks[:, :2, :5] = 1
+    masks[4] = 1
+    references = {ClipSampler(length=3).draw(10, labels_of(masks), np.random.default_rng(s))[0] for s in range(20)}
+    assert references == {4}
+    small = ClipSampler(length=3, min_pixels=5)
+    assert len({small.draw(10, labels_of(masks), np.random.default_rng(s))[0] for s in range(20)}) > 4
+
+
+def test_clips_with_an_object_that_the_reference_lacks_are_drawn_again():
+    masks = np.ones((40, 20, 20), np.uint8)
+    masks[20:, :, 10:] = 2
+    sampler = ClipSampler(length=4, max_gap=3, reverse=0.0)
+    mixed = 0
+    for seed in range(100):
+        clip = sampler.draw(40, labels_of(masks), np.random.default_rng(seed))
+        mixed += clip[0] < 20 <= max(clip)
+    # A single draw starts within nine frames before the second object, and reaches it, about 15 times in a hundred.
+    assert mixed == 0
+
+
+@pytest.mark.parametrize("options", [{"length": 1}, {"max_gap": 0}])
+def test_impossible_clips_are_refused(options):
+    with pytest.raises(ValueError, match="ClipSampler"):
+        ClipSampler(**options)
+
+
+def test_a_clip_is_a_function_of_seed_and_number(sequences, moving):
+    found = sequences(moving(12), moving(9, 2))
+
+    def item(seed, index):
+        return ClipDataset(found, ClipSampler(length=3, max_gap=2), SMALL, 0.3, seed)[index]
+
+    first, again = item(0, 5), item(0, 5)
+    assert first.frames.shape == (3, 3, 48, 48)
+    assert first.frames.dtype == torch.float32
+    assert 0 <= first.frames.min() < first.frames.max() <= 1
+    assert first.masks.shape == (3, 48, 48)
+    assert first.masks.dtype == first.objects.dtype == torch.int64
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not torch.equal(first.frames, item(0, 6).frames)
+    assert not torch.equal(first.frames, item(1, 5).frames)
+
+
+def test_objects_are_those_of_the_reference_numbered_from_one(sequences, moving):
+    labels = {frame: np.where(mask > 0, mask * 7 + 3, 0).astype(np.uint8) for frame, mask in moving(10, 2).items()}
+    labels[5][30:, :] = 200
+    dataset = ClipDataset(sequences(labels), ClipSampler(length=4, max_gap=3), SMALL, 0.0, 0)
+    later = 0
+    for index in range(20):
+        clip = dataset[index]
+        assert clip.masks[0].unique().tolist() == [
+            *([0] if (clip.masks[0] == 0).any() else []),
+            *range(1, clip.objects + 1),
+        ]
+        assert clip.masks.max() <= clip.objects
+        later += int(clip.objects)
+    assert later > 20
+
+
+def test_merging_pastes_a_second_clip(sequences, moving):
+    found = sequences(moving(10, 3, side=12))
+    kind = (ClipSampler(length=3, max_gap=2), ClipTransform(crop=48, short_side=40, min_pixels=20, flip=0.0))
+    alone, merged = ClipDataset(found, *kind, 0.0, 0), ClipDataset(found, *kind, 1.0, 0)
+    assert max(int(alone[i].objects) for i in range(20)) == 3
+    counts = [int(merged[i].objects) for i in range(20)]
+    assert max(counts) > 3
+    for index in range(20):
+        clip = merged[index]
+        pixels = torch.bincount(clip.masks[0].flatten(), minlength=11)
+        assert clip.masks.max() <= clip.objects
+        assert (pixels[1 : clip.objects + 1] > 20).all()
+
+
+def test_a_clip_has_ten_objects_at_most(sequences):
+    mask = np.zeros((40, 60), np.uint8)
+    for number in range(14):
+        mask[(number // 7) * 20 : (number // 7) * 20 + 18, (number % 7) * 8 : (number % 7) * 8 + 7] = number + 1
+    whole = ClipTransform(crop=60, short_side=40, scale=(1.0, 1.0), min_pixels=20)
+    dataset = ClipDataset(sequences({0: mask, 1: mask}), ClipSampler(length=2), whole, 0.0, 0)
+    kept = set()
+    for index in range(8):
+        clip = dataset[index]
+        assert clip.objects == MAX_OBJECTS == len(clip.masks.unique()) - 1
+        kept.add(tuple(clip.masks[0, ::6, ::6].flatten().bool().tolist()))
+    assert len(kept) > 1
+
+
+def test_a_dataset_without_objects_says_so(sequences):
+    empty = {frame: np.zeros((40, 60), np.uint8) for frame in range(3)}
+    dataset = ClipDataset(sequences(empty), ClipSampler(length=2), SMALL, 0.3, 0)
+    with pytest.raises(MaskError, match=r"None of 50 clips .* \(v0, \.\.\.\)") as error:
+        dataset[0]
+    assert len(str(error.value).splitlines()) <= 8
+
+
+def test_workers_draw_what_one_process_draws_and_nothing_twice(sequences, moving):
+    dataset = ClipDataset(sequences(moving(12), moving(9, 2)), ClipSampler(length=3, max_gap=2), SMALL, 0.3, 3)
+
+    def epochs(workers, start=0):
+        drawn = []
+        steps = iter((start, start + 3))
+        loader = DataLoader(
+            dataset,
+            batch_size=2,
+            sampler=StepSampler(2, 0, 1, lambda: next(steps)),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+        for _ in range(2):
+            drawn += [frames for batch in itertools.islice(loader, 3) for frames in batch.frames]
+        return drawn
+
+    two, none = epochs(2), epochs(0)
+    assert len(two) == 12
+    assert all(torch.equal(one, other) for one, other in zip(two, none, strict=True))
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(two, 2))
+
+
+def test_the_ranks_share_out_every_number_once():
+    def draw(rank, start, steps):
+        return list(itertools.islice(StepSampler(3, rank, 2, lambda: start), steps * 3))
+
+    assert sorted(draw(0, 0, 4) + draw(1, 0, 4)) == list(range(24))
+    assert draw(1, 0, 5)[6:] == draw(1, 2, 3)
+    assert draw(1, 2, 1) == [15, 16, 17]

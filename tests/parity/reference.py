@@ -1,0 +1,30 @@
+"""Access to reference cases: outputs of published implementations for drawn weights."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(os.environ.get("LIGHTNING_VOS_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
+
+
+def cases(method: str, kind: str) -> list:
+    """The folder and name of each case of a kind; one skipped entry where the reference is not there."""
+    index = ROOT / method / "index.json"
+    if not index.is_file():
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no reference cases of {method} at {ROOT}"))]
+    return [name for name, case in json.loads(index.read_text()).items() if case["kind"] == kind]
+
+
+def weights(method: str, case: str) -> dict:
+    """The published state dict of a case, as arrays."""
+    spec = importlib.util.spec_from_file_location("fill", ROOT / "fill.py")
+    fill = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fill)
+    return fill.weights(ROOT / method, case)
+
+
+def network_name(method: str, case: str) -> str:
+    return json.loads((ROOT / method / "index.json").read_text())[case]["network"]
