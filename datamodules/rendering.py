@@ -1,37 +1,20 @@
-"""Small synthetic videos of textured objects, rendered with NumPy and OpenCV alone and written as a DAVIS set.
-
-Nothing here imports torch, so that the command line can write a set at once.
-"""
+"""Small synthetic videos of textured objects, rendered with NumPy and OpenCV alone."""
 
 import colorsys
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from lightning_vos.errors import ConfigError
-from lightning_vos.io.masks import VOC_PALETTE, write_mask
 
 TAGS = ("occlusion", "disappearance", "re-appearance", "scale", "look-alike", "speed")
-
-_FIRST_VAL_INDEX = 1_000_000  # validation clips keep their content whatever the number of training clips
-_TRIES = 200
-_README = """This is a synthetic data set, rendered by lightning_vos in the folder layout of DAVIS 2017.
-It holds no frame and no mask of the DAVIS data set. Scores on it compare with nothing published.
-
-synthetic.json  the settings it was rendered with
-tags.json       what is difficult in each sequence, measured on its masks
-"""
+_TRIES = 50  # nearly every first one will do
+_PERCEPTIBLE = 1 / 230  # share of the frame, 40 pixels of 97 x 97
 
 
 @dataclass(frozen=True)
@@ -43,41 +26,6 @@ class Difficulty:
     scale: float = 0.35
     look_alike: float = 0.3
     speed: float = 0.15
-
-
-@dataclass(frozen=True)
-class SyntheticSettings:
-    """What a synthetic set holds; the same settings always give the same files.
-
-    Attributes:
-        train: Number of training sequences.
-        val: Number of validation sequences.
-        frames: Frames of every sequence.
-        height: Pixels.
-        width: Pixels.
-        seed: Another seed gives other videos.
-        difficulty: How often a sequence shows each difficulty.
-    """
-
-    train: int = 40
-    val: int = 12
-    frames: int = 16
-    height: int = 120
-    width: int = 160
-    seed: int = 0
-    difficulty: Difficulty = field(default_factory=Difficulty)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be rendered."""
-        if not 1 <= self.train <= _FIRST_VAL_INDEX or self.val < 1 or self.frames < 3 or self.seed < 0:
-            raise ConfigError(
-                f"No synthetic set of train={self.train}, val={self.val}, frames={self.frames}, seed={self.seed} can be"
-                " rendered.\nExpected train >= 1, val >= 1, frames >= 3 and seed >= 0."
-            )
-        if min(self.height, self.width) < 64:
-            raise ConfigError(
-                f"No synthetic set of {self.height} x {self.width} pixels can be rendered: expected 64 x 64 or more."
-            )
 
 
 class RenderedClip(NamedTuple):
@@ -152,91 +100,6 @@ def render_clip(
     top = _top(silhouettes)
     labels = np.array([0, *(layer.label for layer in layers)], np.uint8)
     return RenderedClip(images, labels[top], _difficulties(layers, silhouettes, top))
-
-
-def write_davis(root: Path, settings: SyntheticSettings) -> None:
-    """Write a synthetic set in the layout of DAVIS 2017, or leave it alone where it is complete.
-
-    The set is written beside `root` and moved there at the end: an interrupted call leaves nothing behind that could be
-    taken for a set.
-
-    Args:
-        root: The folder that will hold `JPEGImages`, `Annotations` and `ImageSets`.
-        settings: What is rendered.
-
-    Raises:
-        ConfigError: `root` holds something else, or a synthetic set of other settings.
-    """
-    if _is_written(root, settings):
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        draft = Path(scratch) / root.name
-        _write(draft, settings)
-        if not _is_written(root, settings):  # another process may have been faster
-            if root.exists():
-                root.rmdir()  # it is empty, and not every system renames onto a folder
-            draft.rename(root)
-
-
-def _is_written(root: Path, settings: SyntheticSettings) -> bool:
-    """Whether `root` holds the very set; refuses a folder that holds anything else."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    record = root / "synthetic.json"
-    if not record.is_file():
-        raise ConfigError(
-            f"A synthetic set would be written to {root}, but something else is there (no {record.name} in it).\n"
-            "Nothing was changed. Choose another folder, or train on the data that is there."
-        )
-    found, wanted = json.loads(record.read_text()), asdict(settings)
-    if found != wanted:
-        differing = [key for key in wanted if found.get(key) != wanted[key]]
-        raise ConfigError(
-            f"{root} holds a synthetic set of other settings; nothing was changed.\n"
-            f"Found:    {', '.join(f'{key}={found.get(key)}' for key in differing)}\n"
-            f"Expected: {', '.join(f'{key}={wanted[key]}' for key in differing)}\n"
-            "Remove that folder to have it written anew, or choose another one."
-        )
-    return True
-
-
-def _write(root: Path, settings: SyntheticSettings) -> None:
-    splits = {
-        "train": {f"synthetic-train-{k:03}": k for k in range(settings.train)},
-        "val": {f"synthetic-val-{k:03}": _FIRST_VAL_INDEX + k for k in range(settings.val)},
-    }
-    for year in ("2016", "2017"):
-        lists = root / "ImageSets" / year
-        lists.mkdir(parents=True)
-        for split, sequences in splits.items():
-            (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in sequences))
-
-    tags = {}
-    sequences = splits["train"] | splits["val"]
-    title, console = f"Rendering {len(sequences)} videos", Console(stderr=True)
-    for name, index in track(sequences.items(), title, console=console, disable=not console.is_terminal):
-        clip = render_clip(
-            settings.seed,
-            index,
-            frames=settings.frames,
-            height=settings.height,
-            width=settings.width,
-            difficulty=settings.difficulty,
-        )
-        tags[name] = clip.tags
-        images, annotations = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
-        images.mkdir(parents=True)
-        annotations.mkdir(parents=True)
-        for time, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
-            Image.fromarray(frame).save(images / f"{time:05}.jpg", quality=92)
-            write_mask(annotations / f"{time:05}.png", mask, VOC_PALETTE)
-    (root / "tags.json").write_text(json.dumps(tags, indent=1))
-    (root / "README.txt").write_text(_README)
-    (root / "synthetic.json").write_text(json.dumps(asdict(settings), indent=1))
-
-
-# ---------------------------------------------------------------------------------------------------------- the scene
 
 
 def _scene(
@@ -326,17 +189,11 @@ def _ground(rng: np.random.Generator, hue: float, frames: int, height: int, widt
     patch = np.full((side, side, 4), 255, np.uint8)
     patch[..., :3] = coarse * 0.6 + fine * 0.4
     drift = np.arange(frames)[:, None] - frames / 2
-    reach = 0.2 * math.hypot(height, width) / max(frames / 2, 8)
+    speed = rng.uniform(0.02, 0.1) * math.hypot(height, width) / max(frames / 2, 8)
     heading = rng.uniform(0, math.tau)
-    path = np.array([width, height]) / 2 + drift * rng.uniform(0.1, 0.5) * reach * [
-        math.cos(heading),
-        math.sin(heading),
-    ]
+    path = np.array([width, height]) / 2 + speed * drift * [math.cos(heading), math.sin(heading)]
     angle = rng.uniform(0, math.tau) + rng.uniform(-0.005, 0.005) * drift
     return _Layer(0, patch, np.column_stack([path, angle, np.ones(frames)]), is_twin=False)
-
-
-# -------------------------------------------------------------------------------------------------------------- paths
 
 
 def _apart(rng: np.random.Generator, radii: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
@@ -390,9 +247,6 @@ def _cross(rng: np.random.Generator, hidden: NDArray[np.float64]) -> NDArray[np.
     meeting = int(rng.uniform(0.45, 0.8) * len(hidden))
     before = hidden[meeting] - hidden[meeting - 1]
     return hidden[meeting] - (np.arange(len(hidden)) - meeting)[:, None] * before * rng.uniform(0.8, 1.1)
-
-
-# ---------------------------------------------------------------------------------------------------------- the pixels
 
 
 def _texture(rng: np.random.Generator, look: _Look, height: int, width: int) -> NDArray[np.uint8]:
@@ -455,9 +309,6 @@ def _place(layer: _Layer, time: int, height: int, width: int) -> NDArray[np.uint
     return np.asarray(cv2.warpAffine(layer.patch, matrix, (width, height)), np.uint8)
 
 
-# --------------------------------------------------------------------------------------------------- what is to be seen
-
-
 def _top(silhouettes: NDArray[np.bool]) -> NDArray[np.uint8]:
     """Number of the front layer, counted from 1, at every pixel: (L, ...) -> (...); 0 is the ground."""
     top = np.zeros(silhouettes.shape[1:], np.uint8)
@@ -469,9 +320,8 @@ def _top(silhouettes: NDArray[np.bool]) -> NDArray[np.uint8]:
 def _shows_all(layers: Sequence[_Layer], height: int, width: int) -> bool:
     silhouettes = np.stack([_place(layer, 0, height, width)[..., 3] >= 128 for layer in layers])
     top = _top(silhouettes)
-    least = height * width / 230
     return all(
-        (top == k).sum() >= max(least, silhouettes[k - 1].sum() / 2)
+        (top == k).sum() >= max(_PERCEPTIBLE * height * width, silhouettes[k - 1].sum() / 2)
         for k, layer in enumerate(layers, start=1)
         if layer.label
     )
@@ -487,7 +337,7 @@ def _difficulties(layers: Sequence[_Layer], silhouettes: NDArray[np.bool], top: 
         visible = top == k
         area = visible.sum(axis=(1, 2))
         if layer.is_twin:
-            twins_seen += area >= height * width / 230
+            twins_seen += area >= _PERCEPTIBLE * height * width
         if not layer.label:
             continue
         whole = silhouettes[k - 1]

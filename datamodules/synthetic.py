@@ -6,7 +6,7 @@ from typing import Any
 
 from datamodules.base import Split
 from datamodules.davis import DAVIS
-from datamodules.rendering import SyntheticSettings, write_davis
+from datamodules.synthetic_files import SyntheticSettings, write_davis
 
 _SETTINGS = SyntheticSettings()
 

@@ -45,7 +45,7 @@ def _run(module: str, args: list[str]) -> None:
         command = import_module(f"lightning_vos.commands.{module}")
         command.main(args if module == "trainer" else args[1:])
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"\n{stop or 'interrupted'}\n")
+        sys.stderr.write(f"\n{str(stop) or 'interrupted'}\n")
         sys.exit(130)
     except Exception as error:
         cause: BaseException | None = error

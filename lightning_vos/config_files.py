@@ -124,8 +124,9 @@ def _split_includes(text: str, source: Path) -> tuple[list[str], str]:
             raise ConfigError(f"{source} says `config:`; a config builds on others by `include: [{value.value}]`")
         if key.value != "include":
             continue
-        names = yaml.safe_load(text[value.start_mark.index : value.end_mark.index])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ConfigError(f"{source}: `include` must be a list of file names, found {names!r}")
+        if not isinstance(value, yaml.SequenceNode) or not all(isinstance(item.value, str) for item in value.value):
+            found = text[value.start_mark.index : value.end_mark.index].strip()
+            raise ConfigError(f"{source}: `include` must be a list of file names, found {found!r}")
+        names = [item.value for item in value.value]
         return names, text[: key.start_mark.index] + text[value.end_mark.index :]
     return [], text

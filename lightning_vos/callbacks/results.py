@@ -1,3 +1,210 @@
+"""What a test leaves to use and to look at: masks, scores, overlays. Every frame is written as it comes."""
+
+from __future__ import annotations
+
+import csv
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch.distributed
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from lightning_vos.callbacks.run_files import run_folder
+from lightning_vos.errors import ConfigError
+from lightning_vos.io.masks import write_mask
+from lightning_vos.io.overlay import contact_sheet, overlay, write_image
+from lightning_vos.io.video import VideoWriter
+from lightning_vos.io.writing import written_beside
+from lightning_vos.metrics.region_boundary import RegionBoundary
 from lightning_vos.vos.callback import PredictionCallback
-class MaskWriter(PredictionCallback): ...
-class ScoreWriter(PredictionCallback): ...
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import lightning.pytorch as L
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from lightning_vos.structures import Prediction, ScoredVideo
+
+_COLUMNS = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
+
+
+class MaskWriter(PredictionCallback):
+    """Writes `masks/<sequence>/<frame>.png` in the run's folder: object ids at the video's size, the dataset's palette."""
+
+    def on_prediction(
+        self, trainer: L.Trainer, sample: ScoredVideo, number: int, frame: Tensor, prediction: Prediction
+    ) -> None:
+        """Write the mask of one frame."""
+        video = sample.video
+        path = run_folder(trainer) / "masks" / video.name / f"{video.frame_names[number]}.png"
+        write_mask(path, prediction.labels.cpu().numpy(), video.palette)
+
+
+class ScoreWriter(PredictionCallback):
+    """Writes `sequences.csv` and `objects.csv` in the run's folder, in percent, and prints the sequences."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+
+    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
+        """Remember the name of a scored video."""
+        if sample.truth is not None:
+            self._names[sample.index] = sample.video.name
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gather the scores of all ranks; the first one writes them."""
+        scores = pl_module.scores.compute()  # a collective call: every rank makes it
+        names = _gathered(self._names)
+        self._names = {}
+        if not trainer.is_global_zero:
+            return
+        folder, console = run_folder(trainer), Console()
+        if not names:
+            console.print(f"No scores: this split has no public truth. Masks are in {folder / 'masks'}", highlight=False)
+            return
+        _write_rows(folder / "sequences.csv", ["sequence"], {(names[i],): row for i, row in scores.sequences.items()})
+        _write_rows(
+            folder / "objects.csv", ["sequence", "object"], {(names[i], k): row for (i, k), row in scores.objects.items()}
+        )
+        table = Table("sequence", *(f"{column} %" for column in _COLUMNS[:3]))
+        for index, row in scores.sequences.items():
+            table.add_row(names[index], *(f"{100 * row[column]:.1f}" for column in _COLUMNS[:3]))
+        table.add_section()
+        table.add_row("all objects", *(f"{100 * scores.summary[column]:.1f}" for column in _COLUMNS[:3]), style="bold")
+        console.print(table)
+        console.print(f"Masks and scores are in {folder}", highlight=False)
+
+
+class RepeatFirstMask(PredictionCallback):
+    """Scores the given masks repeated for ever beside the method: what it must beat to have followed anything.
+
+    Logs `test/J&F_first_mask_repeated`.
+    """
+
+    def __init__(self) -> None:
+        self._scores = RegionBoundary()
+        self._labels: NDArray[np.uint8] | None = None
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the last test."""
+        self._scores.to(pl_module.device).reset()
+
+    def on_prediction(
+        self, trainer: L.Trainer, sample: ScoredVideo, number: int, frame: Tensor, prediction: Prediction
+    ) -> None:
+        """Score the masks given so far."""
+        given = sample.video.prompts.get(number)
+        if given is not None:
+            self._labels = given if self._labels is None else np.where(given > 0, given, self._labels)
+        if self._labels is not None and sample.truth is not None and number in set(sample.truth.frames):
+            truth = sample.truth
+            self._scores.update(sample.index, number, truth.object_ids, self._labels, truth.read(number))
+
+    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
+        """Begin anew with the next video."""
+        self._labels = None
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the score and print it beside the method's."""
+        repeated = 100 * self._scores.compute().summary["J&F"]
+        method = 100 * pl_module.scores.compute().summary["J&F"]
+        pl_module.log("test/J&F_first_mask_repeated", repeated)
+        if trainer.is_global_zero:
+            Console().print(
+                f"J&F {method:.1f} %, first mask repeated {repeated:.1f} %: {method - repeated:+.1f} points", style="bold"
+            )
+
+
+class OverlayWriter(PredictionCallback):
+    """Writes `overlays/<sequence>.mp4`, and `contact_sheet.png` with a row of frames of each sequence.
+
+    Args:
+        frames_per_second: Of the videos.
+        columns: Pictures in a row of the sheet, evenly spread over the sequence.
+    """
+
+    def __init__(self, frames_per_second: float = 12, columns: int = 6) -> None:
+        if columns < 1 or frames_per_second <= 0:
+            raise ConfigError(
+                f"OverlayWriter: columns={columns}, frames_per_second={frames_per_second}; expected both above 0"
+            )
+        self.frames_per_second, self.columns = frames_per_second, columns
+        self._open = ExitStack()
+        self._writer: VideoWriter | None = None
+        self._row: list[NDArray[np.uint8]] = []
+        self._rows: dict[int, str] = {}
+
+    def on_prediction(
+        self, trainer: L.Trainer, sample: ScoredVideo, number: int, frame: Tensor, prediction: Prediction
+    ) -> None:
+        """Append one frame."""
+        video = sample.video
+        picture = painted(frame, prediction, video.palette)
+        if self._writer is None:
+            path = run_folder(trainer) / "overlays" / f"{video.name}.mp4"
+            self._writer = self._open.enter_context(VideoWriter(path, video.size, self.frames_per_second))
+            self._row = []
+        self._writer.write(picture)
+        if number in np.linspace(0, len(video.frames) - 1, self.columns).round():
+            self._row.append(picture)
+
+    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
+        """Finish a video and its row."""
+        self._open.close()
+        self._writer = None
+        self._rows[sample.index] = sample.video.name
+        folder = run_folder(trainer) / "overlays"
+        write_image(folder / f"{sample.video.name}.png", contact_sheet([(sample.video.name, self._row)]))
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave no half-written video."""
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
+        self._writer = None
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the rows of all ranks on one sheet."""
+        self._write_sheet(trainer)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the rows of all ranks on one sheet."""
+        self._write_sheet(trainer)
+
+    def _write_sheet(self, trainer: L.Trainer) -> None:
+        names = _gathered(self._rows)  # waits for every rank's rows to be written, too
+        self._rows = {}
+        if trainer.is_global_zero and names:
+            folder = run_folder(trainer)
+            rows = [np.asarray(Image.open(folder / "overlays" / f"{names[i]}.png").convert("RGB")) for i in sorted(names)]
+            width = max(row.shape[1] for row in rows)
+            padded = [np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
+            write_image(folder / "contact_sheet.png", np.concatenate(padded))
+            Console().print(f"Overlays are in {folder / 'overlays'}, one sheet of them is {folder / 'contact_sheet.png'}")
+
+
+def painted(frame: Tensor, prediction: Prediction, palette: bytes) -> NDArray[np.uint8]:
+    """A (3, H, W) frame in [0, 1] with its prediction over it, (H, W, 3) RGB."""
+    pixels = (frame.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+    return overlay(pixels, prediction.labels.cpu().numpy(), palette)
+
+
+def _gathered(values: Mapping[int, str]) -> dict[int, str]:
+    """The values of all ranks in one, by key."""
+    if not torch.distributed.is_initialized():
+        return dict(values)
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, dict(values))
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _write_rows(path: Path, titles: Sequence[str], rows: Mapping[tuple[Any, ...], Mapping[str, float]]) -> None:
+    with written_beside(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*titles, *_COLUMNS])
+        for key, row in rows.items():
+            writer.writerow([*key, *(repr(100 * row[column]) for column in _COLUMNS)])

@@ -6,6 +6,8 @@ A run lives in `<save_dir>/<name>/version_<N>/` with `config.yaml`, `metrics.csv
 from __future__ import annotations
 
 import csv
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ from lightning_vos.errors import CheckpointError
 from lightning_vos.io.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.loggers import CSVLogger
 
@@ -53,8 +57,9 @@ class SaveRunConfig(SaveConfigCallback):
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`, from which a run goes on: every few steps, after each validation, at the end and on Ctrl-C.
 
-    The file is replaced in one move, so that a kill at any moment leaves a whole one. List it after the
-    `ModelCheckpoint` of the best: then it also holds which one is the best.
+    The file is replaced in one move, so that a kill at any moment leaves a whole one. Ctrl-C lets the batch at hand end,
+    for half a step cannot be repeated; a second one does not wait. With several processes Ctrl-C writes nothing, since
+    they would have to agree on a step. List it after the `ModelCheckpoint` of the best: then it also holds which that is.
 
     Args:
         every_n_train_steps: Optimizer steps between two writes.
@@ -70,40 +75,70 @@ class LastCheckpoint(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self._folder = Path()
         self._saved_step = 0
+        self._stopping = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Takes the first rank's folder on every rank."""
         self._folder = trainer.strategy.broadcast(run_folder(trainer) / CHECKPOINTS)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens for Ctrl-C."""
+
+        def stop(signal_number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if not trainer.training:
+                raise KeyboardInterrupt
+            self._stopping = True
+
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, stop)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves every `every_n_train_steps` steps."""
-        # batches that are accumulated into one step share its number
-        if trainer.global_step % self.every_n_train_steps == 0 and trainer.global_step != self._saved_step:
+        """Saves every `every_n_train_steps` steps, and the last step of all.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed during the batch.
+        """
+        step = trainer.global_step
+        if step % self.every_n_train_steps == 0 or step == trainer.max_steps or self._stopping:
             self._save(trainer)
+        if self._stopping:
+            raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves after a validation within `fit`."""
+        """Saves again after a validation within `fit`: the best checkpoint may be another now."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._saved_step = 0
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves what the training ended with."""
+        """Saves what a training ended with that was not limited by steps."""
         self._save(trainer)
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves where a run is stopped from outside."""
-        # any other exception may come from a state that should not replace a good one
-        stopped = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
-        if stopped and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0:
+        """Saves where a run is stopped from outside; any other exception may come from a state not worth keeping.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C stopped the workers of a loader before the run itself.
+        """
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        interrupted = self._stopping or (isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1)
+        if interrupted or isinstance(exception, SIGTERMException):
             self._save(trainer)
+        if self._stopping and not isinstance(exception, KeyboardInterrupt):
+            raise KeyboardInterrupt from exception
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.fast_dev_run:
+        # batches that are accumulated into one step share its number
+        if trainer.fast_dev_run or trainer.sanity_checking or trainer.global_step == self._saved_step:
             return
         part = self._folder / f"{LAST}.part"
-        trainer.save_checkpoint(part)
+        trainer.save_checkpoint(part, weights_only=False)
         if trainer.is_global_zero:
             part.replace(self._folder / LAST)
         self._saved_step = trainer.global_step

@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 from rich.console import Console
 
-from datamodules.rendering import SyntheticSettings, write_davis
+from datamodules.synthetic_files import SyntheticSettings, write_davis
 from lightning_vos.errors import ConfigError
 
 

@@ -38,6 +38,8 @@ _NOISE = (
     r".*does not have many workers",  # the recipes choose their workers
     r".*Experiment logs directory .* exists and is not empty",  # a resumed run goes on in its folder
     r".*Checkpoint directory .* exists and is not empty",
+    r".*You're resuming from a checkpoint that ended before the epoch ended",  # our loaders follow the step
+    r".*The dirpath has changed from",  # a test has its own folder
     r".*The number of training batches .* is smaller than the logging interval",
 )
 
@@ -164,7 +166,9 @@ class CLI(LightningCLI):
         path = last_checkpoint(run) if word == "last" else best_checkpoint(run)
         step = _check_checkpoint(path)
         if word == "last" and self.verb == "fit" and logger["class_path"].endswith("CSVLogger"):
-            arguments["version"] = run.name  # the run goes on in its own folder, with its own best
+            number = run.name.removeprefix("version_")
+            # the run goes on in its own folder, with its own best
+            arguments["version"] = int(number) if number.isdecimal() else run.name
             self.resumed_step = step
         return path
 

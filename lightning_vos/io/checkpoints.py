@@ -49,14 +49,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a weight file: a plain state dict, or the one under `state_dict` or `model`.
+    """The named tensors of a weight file, as `state_dict_of` finds them; errors as there and as `read_checkpoint`."""
+    return state_dict_of(read_checkpoint(path), path)
+
+
+def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The named tensors in the content of `path`: a plain state dict, or the one under `state_dict` or `model`.
 
     The prefixes that wrappers leave (`module.`, `network.`) are taken off.
 
     Raises:
-        CheckpointError: as `read_checkpoint`, and if there are no tensors inside.
+        CheckpointError: if there are no tensors inside.
     """
-    content = read_checkpoint(path)
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), dict):
             content = content[key]

@@ -100,7 +100,8 @@ def to_tensor(frame: NDArray[np.uint8]) -> Tensor:
     """
     import torch  # loading it takes seconds, which listing and checking frames should not pay
 
-    return torch.tensor(frame.transpose(2, 0, 1), dtype=torch.float32) / 255
+    planes = torch.from_numpy(frame).permute(2, 0, 1)
+    return planes.to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 class FrameFolder(Sequence["Tensor"]):

@@ -100,10 +100,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open and decode a PNG whose pixel values are ids."""
     try:
         with Image.open(path) as image:
-            if image.format != "PNG" or (depth := image.tile[0][3]) not in _KEEPS_IDS:
+            stored = image.tile[0][3] if image.format == "PNG" else image.mode
+            if image.format != "PNG" or stored not in _KEEPS_IDS:
                 raise MaskError(
                     f"Mask whose pixels are not object ids: {path}\n"
-                    f"  found {image.format} of mode {image.mode}{f' ({depth})' if image.format == 'PNG' else ''}\n"
+                    f"  found {image.format} of mode {stored}\n"
                     "  expected an indexed 8-bit PNG (mode P) or a grey one (mode L): the value of a pixel is its id.\n"
                     "Give each colour an id from 1 on, 0 for background, and save the (H, W) array of ids with\n"
                     "lightning_vos.io.masks.write_mask(path, labels)."

@@ -142,4 +142,4 @@ class VideoWriter:
 
 
 def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))

@@ -44,7 +44,7 @@ def region_similarity(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -
     """
     prediction, truth = _masks(prediction, truth)
     union = np.count_nonzero(prediction | truth)
-    return np.count_nonzero(prediction & truth) / union if union else 1.0
+    return float(np.count_nonzero(prediction & truth) / union) if union else 1.0
 
 
 def boundary_f_measure(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -79,7 +79,7 @@ def boundary_f_measure(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) 
         return float(found_pixels == wanted_pixels)
     precision = _matched(found, wanted, radius) / found_pixels
     recall = _matched(wanted, found, radius) / wanted_pixels
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def object_scores(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_vos.errors import CheckpointError
-from lightning_vos.io.checkpoints import read_state_dict
+from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict, state_dict_of
 from lightning_vos.published import mavos
 
 if TYPE_CHECKING:
@@ -42,6 +42,37 @@ def load_published(name: str, weights: str | Path | Mapping[str, Any]) -> VOSNet
     converted = method.to_ours({key: torch.as_tensor(value) for key, value in state.items()})
     check_fit(converted, network.state_dict(), "The given state dict" if state is weights else str(weights), name)
     network.load_state_dict(converted)
+    return network.eval()
+
+
+def load_network(path: Path) -> VOSNetwork[Any]:
+    """The network of a weight file that says itself what it is: a published file, or a checkpoint of a run.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or does not say which network it belongs to.
+    """
+    content = read_checkpoint(path)
+    state = state_dict_of(content, path)
+    name = recognize(state)
+    if name is not None:
+        return load_published(name, state)
+    settings = content.get("hyper_parameters", {})
+    if not str(settings.get("_class_path", "")).startswith("lightning_vos."):
+        raise CheckpointError(
+            f"{path} does not say which network its {len(state)} entries belong to: it is no published file that is known "
+            "here, and no checkpoint of `lightning_vos fit`.\nSee what it is with `lightning_vos convert FILE --inspect`."
+        )
+    from lightning.pytorch import LightningModule
+    from lightning.pytorch.cli import instantiate_module
+
+    class_path = settings["_class_path"]
+    plain = {key: value for key, value in settings.items() if key not in {"_class_path", "_instantiator"}}
+    network = instantiate_module(LightningModule, {"_class_path": class_path, **plain, "weights": None}).network
+    check_fit(state, network.state_dict(), str(path), class_path)
+    network.load_state_dict(state)
     return network.eval()
 
 

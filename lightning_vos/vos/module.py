@@ -14,9 +14,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning_vos.callbacks.results import MaskWriter, ScoreWriter
 from lightning_vos.errors import ConfigError
 from lightning_vos.metrics.region_boundary import RegionBoundary
-from lightning_vos.structures import Clip, ScoredVideo
+from lightning_vos.structures import ScoredVideo
 from lightning_vos.vos.callback import PredictionCallback
-from lightning_vos.vos.track import track
+from lightning_vos.vos.track import Remembering, track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ class VOSModule(L.LightningModule):
     def _evaluate(self, sample: ScoredVideo, listeners: Sequence[PredictionCallback]) -> None:
         video, truth = sample.video, sample.truth
         scored = set() if truth is None else set(truth.frames)
-        frames = _Remembering(video.frames)
+        frames = Remembering(video.frames)
         for number, prediction in enumerate(track(self.network, frames, video.prompts)):
             if number > 0:
                 self._frames += 1
@@ -142,22 +142,3 @@ class VOSModule(L.LightningModule):
             return torch.cuda.max_memory_allocated(self.device) / 1e9
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Videos are read frame by frame while they are tracked; only clips move as a whole."""
-        if isinstance(batch, Clip):
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return batch
-
-
-class _Remembering:
-    """Iterates over frames and keeps the latest, so that a frame is read once for the network and for overlays."""
-
-    def __init__(self, frames: Sequence[torch.Tensor]) -> None:
-        self.frames = frames
-        self.latest = torch.empty(0)
-
-    def __iter__(self) -> Any:
-        for frame in self.frames:
-            self.latest = frame
-            yield frame

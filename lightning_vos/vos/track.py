@@ -192,6 +192,18 @@ def track(
         raise MaskError(f"Prompts are given for frames {late}, but the video ends with frame {number}.")
 
 
+class Remembering:
+    """Iterates over frames and keeps the latest, so that a frame is read once for the network and for overlays."""
+
+    def __init__(self, frames: Iterable[Tensor]) -> None:
+        self.frames = frames
+        self.latest = torch.empty(0)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for self.latest in self.frames:
+            yield self.latest
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -32,34 +32,29 @@ def labels_of(stack):
     return lambda position: stack[position]
 
 
-def reflected(position, count):
-    """Walks to the position, turning at the ends."""
-    at, direction = 0, 1
-    for _ in range(abs(position)):
-        if not 0 <= at + direction < count:
-            direction = -direction
-        at += direction
-    return at
-
-
-@pytest.mark.parametrize("count", [2, 3, 7, 50])
-@pytest.mark.parametrize("reverse", [0.0, 1.0])
-def test_frames_follow_at_bounded_gaps_and_turn_at_the_ends(count, reverse):
+@pytest.mark.parametrize("count", [2, 3, 7, 500])
+def test_frames_follow_at_bounded_gaps_and_turn_at_the_ends(count):
     masks = np.ones((count, 20, 20), np.uint8)
-    sampler = ClipSampler(length=6, max_gap=4, reverse=reverse)
+    sampler = ClipSampler(length=6, max_gap=4)
     steps = set()
-    for seed in range(30):
+    for seed in range(60):
         clip = sampler.draw(count, labels_of(masks), np.random.default_rng(seed))
         assert len(clip) == 6
-        assert all(0 <= position < count for position in clip)
-        steps |= {after - before for before, after in itertools.pairwise(clip)}
-        sign = -1 if reverse else 1
-        reach = {reflected(clip[0] + sign * gap, count) for gap in range(1, 5)}
-        if not reverse or clip[0] >= 4:
-            assert clip[1] in reach
-    if count == 50:
-        forward = {step for step in steps if step != 0}
-        assert {1, 2, 3, 4} <= {abs(step) for step in forward} <= {0, 1, 2, 3, 4}
+        assert set(clip) <= set(range(count))
+        steps |= {abs(after - before) for before, after in itertools.pairwise(clip)}
+    assert max(steps) == min(4, count - 1)
+    assert {1, 2, 3, 4} & set(range(count)) <= steps
+
+
+def test_a_clip_turns_at_the_end():
+    masks = np.zeros((6, 20, 20), np.uint8)
+    masks[4] = 1
+    sampler = ClipSampler(length=5, max_gap=1, reverse=0.0)
+    assert sampler.draw(6, labels_of(masks), np.random.default_rng(0)) == [4, 5, 4, 3, 2]
+    masks[1] = 1
+    masks[4] = 0
+    sampler = ClipSampler(length=5, max_gap=1, reverse=1.0)
+    assert sampler.draw(6, labels_of(masks), np.random.default_rng(0)) == [1, 0, 1, 2, 3]
 
 
 def test_direction_follows_reverse():
@@ -81,22 +76,25 @@ def test_the_reference_shows_enough():
     masks = np.zeros((10, 20, 20), np.uint8)
     masks[:, :2, :5] = 1
     masks[4] = 1
-    references = {ClipSampler(length=3).draw(10, labels_of(masks), np.random.default_rng(s))[0] for s in range(20)}
-    assert references == {4}
+    references = [ClipSampler(length=3).draw(10, labels_of(masks), np.random.default_rng(s))[0] for s in range(50)]
+    # Twenty tries find the one frame in ten nearly nine times in ten.
+    assert references.count(4) > 35
     small = ClipSampler(length=3, min_pixels=5)
     assert len({small.draw(10, labels_of(masks), np.random.default_rng(s))[0] for s in range(20)}) > 4
 
 
-def test_clips_with_an_object_that_the_reference_lacks_are_drawn_again():
+def test_clips_with_an_object_that_the_reference_lacks_are_drawn_again(monkeypatch):
     masks = np.ones((40, 20, 20), np.uint8)
     masks[20:, :, 10:] = 2
     sampler = ClipSampler(length=4, max_gap=3, reverse=0.0)
-    mixed = 0
-    for seed in range(100):
-        clip = sampler.draw(40, labels_of(masks), np.random.default_rng(seed))
-        mixed += clip[0] < 20 <= max(clip)
-    # A single draw starts within nine frames before the second object, and reaches it, about 15 times in a hundred.
-    assert mixed == 0
+
+    def mixed():
+        clips = [sampler.draw(40, labels_of(masks), np.random.default_rng(seed)) for seed in range(100)]
+        return sum(clip[0] < 20 <= max(clip) for clip in clips)
+
+    assert mixed() == 0
+    monkeypatch.setattr("datamodules.clips._CLIP_TRIES", 1)
+    assert mixed() > 5
 
 
 @pytest.mark.parametrize("options", [{"length": 1}, {"max_gap": 0}])

@@ -13,9 +13,10 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 
-from datamodules import rendering
-from datamodules.rendering import TAGS, Difficulty, RenderedClip, SyntheticSettings, render_clip, write_davis
+from datamodules import synthetic_files
+from datamodules.rendering import TAGS, Difficulty, RenderedClip, render_clip
 from datamodules.synthetic import Synthetic
+from datamodules.synthetic_files import FIRST_VAL_INDEX, SyntheticSettings, write_davis
 from lightning_vos.commands.data import main
 from lightning_vos.errors import ConfigError
 from lightning_vos.io.masks import VOC_PALETTE
@@ -136,8 +137,7 @@ def test_objects_differ_from_what_is_around_them(clips):
 def test_repeating_the_first_mask_scores_low(frames, height, width):
     for seed in (0, 1, 2):
         held_out = [
-            render_clip(seed, rendering._FIRST_VAL_INDEX + k, frames=frames, height=height, width=width)
-            for k in range(12)
+            render_clip(seed, FIRST_VAL_INDEX + k, frames=frames, height=height, width=width) for k in range(12)
         ]
         assert 20 <= copy_score(held_out) <= 35
 
@@ -149,7 +149,7 @@ def test_the_files_are_a_davis_set(tmp_path):
     assert "synthetic" in (root / "README.txt").read_text()
     assert {path.name for path in tmp_path.joinpath("new").iterdir()} == {"DAVIS"}
     names = []
-    for split, first in (("train", 0), ("val", rendering._FIRST_VAL_INDEX)):
+    for split, first in (("train", 0), ("val", FIRST_VAL_INDEX)):
         listed = (root / "ImageSets/2017" / f"{split}.txt").read_text().splitlines()
         assert listed == (root / "ImageSets/2016" / f"{split}.txt").read_text().splitlines()
         names += listed
@@ -193,7 +193,7 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
         if len(written) == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(rendering, "write_mask", interrupted)
+    monkeypatch.setattr(synthetic_files, "write_mask", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_davis(tmp_path / "DAVIS", SMALL)
     assert len(written) == 6
@@ -212,14 +212,14 @@ def test_a_second_call_leaves_the_files_alone(tmp_path):
 
 def test_a_process_that_was_slower_leaves_the_set_of_the_faster_one(tmp_path, monkeypatch):
     root = tmp_path / "DAVIS"
-    write = rendering._write
+    write = synthetic_files._write
 
     def overtaken(draft, settings):
         write(draft, settings)
         write(root, settings)
         (root / "first").touch()
 
-    monkeypatch.setattr(rendering, "_write", overtaken)
+    monkeypatch.setattr(synthetic_files, "_write", overtaken)
     write_davis(root, SMALL)
     assert (root / "first").exists()
     assert list(tmp_path.iterdir()) == [root]
@@ -232,6 +232,13 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
     assert str(tmp_path) in str(error.value)
     assert len(str(error.value).splitlines()) <= 8
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_place_where_no_folder_can_be_is_refused(tmp_path):
+    (tmp_path / "film.mp4").write_text("mine")
+    with pytest.raises(ConfigError, match=r"film\.mp4 cannot hold a synthetic set: File exists"):
+        write_davis(tmp_path / "film.mp4" / "DAVIS", SMALL)
+    assert (tmp_path / "film.mp4").read_text() == "mine"
 
 
 def test_a_set_of_other_settings_is_refused(tmp_path):
@@ -255,7 +262,7 @@ def test_the_data_module_writes_its_set_and_reads_it(tmp_path):
     data.setup("fit")
     (first, second) = data.val_dataloader()
     assert (first.video.name, second.video.name) == ("synthetic-val-000", "synthetic-val-001")
-    truth = render_clip(0, rendering._FIRST_VAL_INDEX, frames=4, height=64, width=80)
+    truth = render_clip(0, FIRST_VAL_INDEX, frames=4, height=64, width=80)
     assert first.truth is not None
     assert np.array_equal(first.truth.read(2), truth.masks[2])
     assert np.array_equal(first.video.prompts[0], truth.masks[0])

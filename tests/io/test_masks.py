@@ -1,5 +1,6 @@
 import io
 import stat
+import zlib
 
 import numpy as np
 import pytest
@@ -101,16 +102,10 @@ def test_grey_of_few_bits_is_refused_because_its_values_are_stretched(tmp_path):
     image.save(shallow, format="PNG", bits=2)
     data = bytearray(shallow.getvalue())
     data[25] = 0  # the colour type of the header, from palette to grey
-    data[29:33] = zlib_crc(data[12:29])
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     path.write_bytes(data)
     with pytest.raises(MaskError, match="L;2"):
         read_mask(path)
-
-
-def zlib_crc(chunk):
-    import zlib
-
-    return zlib.crc32(chunk).to_bytes(4, "big")
 
 
 def test_lossy_masks_are_refused(tmp_path):

@@ -112,7 +112,5 @@ def test_an_error_leaves_no_file(tmp_path):
         raise RuntimeError("stop")
     with pytest.raises(ValueError, match=r"\(64, 96, 3\), got \(64, 95, 3\)"), VideoWriter(path, (64, 96)) as writer:
         writer.write(gradient(64, 95))
-    with pytest.raises(av.error.FFmpegError), VideoWriter(path, (0, 0)) as writer:
-        writer.write(np.zeros((0, 0, 3), dtype=np.uint8))
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before

@@ -1,0 +1,147 @@
+"""A synthetic set on disk, in the folders of DAVIS 2017.
+
+Nothing here imports torch, so that the command line can write a set at once.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from datamodules.rendering import Difficulty, render_clip
+from lightning_vos.errors import ConfigError
+from lightning_vos.io.masks import VOC_PALETTE, write_mask
+
+FIRST_VAL_INDEX = 1_000_000  # validation clips keep their content whatever the number of training clips
+_README = """This is a synthetic data set, rendered by lightning_vos in the folder layout of DAVIS 2017.
+It holds no frame and no mask of the DAVIS data set. Scores on it compare with nothing published.
+
+synthetic.json  the settings it was rendered with
+tags.json       what is difficult in each sequence, measured on its masks
+"""
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """What a synthetic set holds; the same settings always give the same files.
+
+    Attributes:
+        train: Number of training sequences.
+        val: Number of validation sequences.
+        frames: Frames of every sequence.
+        height: Pixels.
+        width: Pixels.
+        seed: Another seed gives other videos.
+        difficulty: How often a sequence shows each difficulty.
+    """
+
+    train: int = 40
+    val: int = 12
+    frames: int = 16
+    height: int = 120
+    width: int = 160
+    seed: int = 0
+    difficulty: Difficulty = field(default_factory=Difficulty)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be rendered."""
+        if not 1 <= self.train <= FIRST_VAL_INDEX or self.val < 1 or self.frames < 3 or self.seed < 0:
+            raise ConfigError(
+                f"No synthetic set of train={self.train}, val={self.val}, frames={self.frames}, seed={self.seed} can be"
+                " rendered.\nExpected train >= 1, val >= 1, frames >= 3 and seed >= 0."
+            )
+        if min(self.height, self.width) < 64:
+            raise ConfigError(
+                f"No synthetic set of {self.height} x {self.width} pixels can be rendered: expected 64 x 64 or more."
+            )
+
+
+def write_davis(root: Path, settings: SyntheticSettings) -> None:
+    """Write a synthetic set in the layout of DAVIS 2017, or leave it alone where it is complete.
+
+    The set is written beside `root` and moved there at the end: an interrupted call leaves nothing behind that could be
+    taken for a set.
+
+    Args:
+        root: The folder that will hold `JPEGImages`, `Annotations` and `ImageSets`.
+        settings: What is rendered.
+
+    Raises:
+        ConfigError: `root` holds something else, or a synthetic set of other settings, or cannot be made.
+    """
+    if _is_written(root, settings):
+        return
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{root.parent} cannot hold a synthetic set: {error.strerror}.\nNothing was changed. Choose another folder."
+        ) from error
+    with TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+        draft = Path(scratch) / root.name
+        _write(draft, settings)
+        if not _is_written(root, settings):  # another process may have been faster
+            if root.exists():
+                root.rmdir()  # it is empty, and not every system renames onto a folder
+            draft.rename(root)
+
+
+def _is_written(root: Path, settings: SyntheticSettings) -> bool:
+    """Whether `root` holds the very set; refuses a folder that holds anything else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    record = root / "synthetic.json"
+    if not record.is_file():
+        raise ConfigError(
+            f"A synthetic set would be written to {root}, but something else is there (no {record.name} in it).\n"
+            "Nothing was changed. Choose another folder, or train on the data that is there."
+        )
+    found, wanted = json.loads(record.read_text()), asdict(settings)
+    if found != wanted:
+        differing = [key for key in wanted if found.get(key) != wanted[key]]
+        raise ConfigError(
+            f"{root} holds a synthetic set of other settings; nothing was changed.\n"
+            f"Found:    {', '.join(f'{key}={found.get(key)}' for key in differing)}\n"
+            f"Expected: {', '.join(f'{key}={wanted[key]}' for key in differing)}\n"
+            "Remove that folder to have it written anew, or choose another one."
+        )
+    return True
+
+
+def _write(root: Path, settings: SyntheticSettings) -> None:
+    splits = {
+        "train": {f"synthetic-train-{k:03}": k for k in range(settings.train)},
+        "val": {f"synthetic-val-{k:03}": FIRST_VAL_INDEX + k for k in range(settings.val)},
+    }
+    for year in ("2016", "2017"):
+        lists = root / "ImageSets" / year
+        lists.mkdir(parents=True)
+        for split, sequences in splits.items():
+            (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in sequences))
+
+    tags = {}
+    sequences = splits["train"] | splits["val"]
+    title, console = f"Rendering {len(sequences)} videos", Console(stderr=True)
+    for name, index in track(sequences.items(), title, console=console, disable=not console.is_terminal):
+        clip = render_clip(
+            settings.seed,
+            index,
+            frames=settings.frames,
+            height=settings.height,
+            width=settings.width,
+            difficulty=settings.difficulty,
+        )
+        tags[name] = clip.tags
+        images, annotations = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
+        images.mkdir(parents=True)
+        annotations.mkdir(parents=True)
+        for time, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+            Image.fromarray(frame).save(images / f"{time:05}.jpg", quality=92)
+            write_mask(annotations / f"{time:05}.png", mask, VOC_PALETTE)
+    (root / "tags.json").write_text(json.dumps(tags, indent=1))
+    (root / "README.txt").write_text(_README)
+    (root / "synthetic.json").write_text(json.dumps(asdict(settings), indent=1))

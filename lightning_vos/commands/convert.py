@@ -1,0 +1,102 @@
+"""`lightning_vos convert`: published files to checkpoints of ours and back, and what a file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+import yaml
+from jsonargparse import auto_cli
+from rich.console import Console
+
+from lightning_vos.config_files import find_config, shipped_configs
+from lightning_vos.errors import CheckpointError
+from lightning_vos.io.checkpoints import read_checkpoint, state_dict_of
+from lightning_vos.io.writing import written_beside
+from lightning_vos.published import METHODS, check_fit, recognize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def convert(source: Path, target: Path | None = None, inspect: bool = False) -> None:
+    """Turn a published file into a checkpoint of ours, or a checkpoint of ours into a published file.
+
+    Args:
+        source: The file to read; tensors only, nothing is unpickled.
+        target: The file to write; which way to convert follows from what `source` is.
+        inspect: Say what `source` is, and write nothing.
+    """
+    content = read_checkpoint(source)
+    state = state_dict_of(content, source)
+    name = recognize(state)
+    console = Console(highlight=False)
+    if inspect or target is None:
+        console.print(_description(source, content, state, name), soft_wrap=True)
+        if not inspect:
+            raise CheckpointError("Name the file to write: lightning_vos convert SOURCE TARGET.")
+        return
+    if name is not None:
+        converted, kind = _to_ours(state, name, source), "a checkpoint of ours"
+    else:
+        name, converted = _to_published(state, source)
+        kind = "a published file"
+    with written_beside(target) as temporary:
+        torch.save(converted, temporary)
+    console.print(f"{target} is {kind} of {name}, {len(converted['state_dict'])} entries.", soft_wrap=True)
+
+
+def _to_ours(state: dict[str, Tensor], name: str, source: Path) -> dict[str, Any]:
+    method = METHODS[name]
+    ours = method.to_ours(state)
+    check_fit(ours, method.build(name).state_dict(), str(source), f"the published {name}")
+    model = yaml.safe_load(find_config(f"model/{name}.yaml", shipped_configs()).read_text(encoding="utf-8"))["model"]
+    return {
+        "state_dict": {f"network.{key}": value for key, value in ours.items()},
+        "hyper_parameters": {
+            "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            "_class_path": model["class_path"],
+            **model["init_args"],
+        },
+        "pytorch-lightning_version": lightning.__version__,
+        "epoch": 0,
+        "global_step": 0,
+        "loops": {},
+    }
+
+
+def _to_published(state: dict[str, Tensor], source: Path) -> tuple[str, dict[str, Any]]:
+    for method in dict.fromkeys(METHODS.values()):
+        theirs = method.to_published(state)
+        name = method.recognize(theirs)
+        if name is not None:
+            check_fit(state, method.build(name).state_dict(), str(source), f"the published {name}")
+            return name, {"state_dict": theirs}
+    raise CheckpointError(
+        f"{source} has no published layout: its {len(state)} entries fit none of {', '.join(METHODS)}.\n"
+        "See what it is with `lightning_vos convert FILE --inspect`."
+    )
+
+
+def _description(source: Path, content: dict[str, Any], state: dict[str, Tensor], name: str | None) -> str:
+    settings = content.get("hyper_parameters", {})
+    if name:
+        what = f"a published file of {name}"
+    elif "pytorch-lightning_version" in content:
+        what = f"a checkpoint of {settings.get('_class_path', 'an unnamed model')} after {content.get('global_step', 0)} steps"
+    else:
+        what = "a plain state dict of no published model that is known here"
+    numbers = sum(value.numel() for value in state.values())
+    first = "\n".join(f"  {key} {tuple(value.shape)} {value.dtype}" for key, value in list(state.items())[:4])
+    return f"{source} is {what}: {len(state)} entries, {numbers / 1e6:.2f} M numbers.\n{first}\n  ..."
+
+
+def main(args: list[str]) -> None:
+    """Run `lightning_vos convert` with the words that follow it.
+
+    Raises:
+        UserError: The words ask for something that cannot be done.
+    """
+    auto_cli(convert, args=args, prog="lightning_vos convert")

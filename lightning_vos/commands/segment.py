@@ -1,0 +1,102 @@
+"""`lightning_vos segment`: masks and an overlay of a person's own video, from the mask of its first frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from lightning_vos.callbacks.results import painted
+from lightning_vos.errors import ConfigError, MaskError
+from lightning_vos.io.frames import FrameFolder, list_frames
+from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette, write_mask
+from lightning_vos.io.video import VideoFile, VideoWriter
+from lightning_vos.published import load_network
+from lightning_vos.vos.track import Remembering, track
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_FRAMES_PER_SECOND = 12  # of the overlay where the video is a folder
+
+
+def segment(
+    video: Path,
+    mask: Path,
+    output: Path,
+    weights: Path | None = None,
+    resize_masks: bool = False,
+    size: tuple[int, int] | None = None,
+    device: str | None = None,
+) -> None:
+    """Segment the objects of a mask through a whole video.
+
+    Args:
+        video: A folder of frames or a video file.
+        mask: An indexed PNG, for the frame of the same name in a folder of frames, else for the first one; or a folder of such masks, each adding objects.
+        output: The folder to write: masks/<frame>.png and overlay.mp4.
+        weights: A checkpoint of a run, or a published file.
+        resize_masks: Resize masks of another size than the video (nearest), instead of refusing them.
+        size: Height and width that the network works at, instead of the method's own choice.
+        device: Where to run, such as cpu, cuda or mps; the best there is by default.
+    """
+    if weights is None:
+        raise ConfigError(
+            "segment needs weights: the package ships none yet, and random ones give random masks.\n"
+            "Name a checkpoint of a run (`lightning_vos fit` leaves runs/*/version_*/checkpoints) or a published file: --weights FILE."
+        )
+    frames = FrameFolder(list_frames(video)) if video.is_dir() else VideoFile(video)
+    names = [path.stem for path in frames.paths] if isinstance(frames, FrameFolder) else []
+    rate = frames.frames_per_second if isinstance(frames, VideoFile) else _FRAMES_PER_SECOND
+    masks = _masks(mask, names)
+    prompts = {number: read_mask(path, frames.size, resize=resize_masks) for number, path in masks.items()}
+    palette = read_palette(next(iter(masks.values()))) or VOC_PALETTE
+    network = load_network(weights).to(device or _best_device())
+    remembering = Remembering(frames)
+    number = -1
+    with (
+        VideoWriter(output / "overlay.mp4", frames.size, rate) as writer,
+        Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as progress,
+    ):
+        task = progress.add_task("segment", total=len(names) or None)
+        for number, prediction in enumerate(track(network, remembering, prompts, size=size)):
+            name = names[number] if names else f"{number:05d}"
+            write_mask(output / "masks" / f"{name}.png", prediction.labels.cpu().numpy(), palette)
+            writer.write(painted(remembering.latest, prediction, palette))
+            progress.advance(task)
+    Console().print(f"{number + 1} masks are in {output / 'masks'}; to look at: {output / 'overlay.mp4'}", highlight=False)
+
+
+def _masks(mask: Path, names: Sequence[str]) -> dict[int, Path]:
+    """Frame number -> the mask that adds objects there; `names` are those of the frames, none for a video file."""
+    if not mask.is_dir():
+        return {names.index(mask.stem) if mask.stem in names else 0: mask}
+    files = sorted(path for path in mask.iterdir() if path.suffix.lower() == ".png" and path.name[0] != ".")
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [path.name for path in files if path.stem not in numbers and not (path.stem.isdigit() and not names)]
+    if not files or unknown:
+        raise MaskError(
+            f"{mask} holds {len(files)} masks{f', of which {unknown[0]} has no frame of its name' if unknown else ''}.\n"
+            "Expected indexed PNGs named like frames of the video (for a video file: their numbers, from 0)."
+        )
+    return {numbers[path.stem] if names else int(path.stem): path for path in files}
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def main(args: list[str]) -> None:
+    """Run `lightning_vos segment` with the words that follow it.
+
+    Raises:
+        UserError: The words ask for something that cannot be done.
+    """
+    auto_cli(segment, args=args, prog="lightning_vos segment")

@@ -1,0 +1,60 @@
+"""What every test process needs before anything heavy is imported: one thread, no network, no account."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    NO_ALBUMENTATIONS_UPDATE="1",
+    WANDB_MODE="offline",
+    WANDB_SILENT="true",
+    WANDB_DIR=tempfile.mkdtemp(prefix="wandb-"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limits the threads of the libraries that the collected tests have imported."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(0)
+
+
+class Finished(NamedTuple):
+    """How a command ended: its status and what it wrote."""
+
+    status: object
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """Runs `lightning_vos WORDS...` in this process; gives its status (0 if it returned) and what it wrote."""
+    interrupt = signal.getsignal(signal.SIGINT)
+
+    def run(*words: str) -> Finished:
+        from lightning_vos.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["lightning_vos", *words])
+        capfd.readouterr()
+        status: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            # Lightning leaves Ctrl-C switched off after it shut down
+            signal.signal(signal.SIGINT, interrupt)
+        return Finished(status, *capfd.readouterr())
+
+    return run
