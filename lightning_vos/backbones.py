@@ -121,7 +121,9 @@ def _stage_of(body: nn.Module, name: str, stride: int) -> int:
     stages = [i for i, stage in enumerate(info) if stage["reduction"] == stride]
     if not stages:
         found = sorted({stage["reduction"] for stage in info})
-        raise ConfigError(f"Backbone {name!r} has no features at stride {stride}, only at {found}. Choose other strides.")
+        raise ConfigError(
+            f"Backbone {name!r} has no features at stride {stride}, only at {found}. Choose other strides."
+        )
     return stages[0]
 
 
@@ -131,7 +133,9 @@ def _pretrained_state(name: str) -> dict[str, Tensor]:
             f"timm has no pretrained weights called {name!r}. Give a name such as resnet50.tv_in1k, a file, or null."
         )
     repository = timm.get_pretrained_cfg(name).hf_hub_id
-    cached = any(isinstance(try_to_load_from_cache(repository, f), str) for f in ("model.safetensors", "pytorch_model.bin"))
+    cached = any(
+        isinstance(try_to_load_from_cache(repository, f), str) for f in ("model.safetensors", "pytorch_model.bin")
+    )
     reason = "" if cached else _no_network()
     try:
         if reason:

@@ -47,9 +47,7 @@ class PolynomialSchedule:
         return at
 
 
-def parameter_groups(
-    module: nn.Module, backbone: nn.Module, undecayed: Iterable[str] = ()
-) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, backbone: nn.Module, undecayed: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Learning parameters as four groups: backbone or not, weight decay or not.
 
     Biases, one-dimensional weights and names that contain a word of `undecayed` have no weight decay. Each group carries

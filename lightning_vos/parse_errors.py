@@ -158,7 +158,7 @@ def _parameters(class_path: str) -> list[str]:
     names: dict[str, None] = {}
     for owner in owners:
         if "__init__" in vars(owner) and owner is not object:
-            parameters = inspect.signature(owner.__init__).parameters.values()
+            parameters = inspect.signature(vars(owner)["__init__"]).parameters.values()
             names |= dict.fromkeys(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -47,6 +48,11 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
         monkeypatch.setattr(sys, "argv", ["lightning_vos", *words])
         capfd.readouterr()
+        # Lightning writes to the stderr of the test that imported it
+        for logger in ("lightning", "lightning.fabric", "lightning.pytorch"):
+            for handler in logging.getLogger(logger).handlers:
+                if isinstance(handler, logging.StreamHandler):
+                    handler.stream = sys.stderr
         status: object = 0
         try:
             main()

@@ -66,11 +66,15 @@ class ScoreWriter(PredictionCallback):
             return
         folder, console = run_folder(trainer), Console()
         if not names:
-            console.print(f"No scores: this split has no public truth. Masks are in {folder / 'masks'}", highlight=False)
+            console.print(
+                f"No scores: this split has no public truth. Masks are in {folder / 'masks'}", highlight=False
+            )
             return
         _write_rows(folder / "sequences.csv", ["sequence"], {(names[i],): row for i, row in scores.sequences.items()})
         _write_rows(
-            folder / "objects.csv", ["sequence", "object"], {(names[i], k): row for (i, k), row in scores.objects.items()}
+            folder / "objects.csv",
+            ["sequence", "object"],
+            {(names[i], k): row for (i, k), row in scores.objects.items()},
         )
         table = Table("sequence", *(f"{column} %" for column in _COLUMNS[:3]))
         for index, row in scores.sequences.items():
@@ -117,7 +121,8 @@ class RepeatFirstMask(PredictionCallback):
         pl_module.log("test/J&F_first_mask_repeated", repeated)
         if trainer.is_global_zero:
             Console().print(
-                f"J&F {method:.1f} %, first mask repeated {repeated:.1f} %: {method - repeated:+.1f} points", style="bold"
+                f"J&F {method:.1f} %, first mask repeated {repeated:.1f} %: {method - repeated:+.1f} points",
+                style="bold",
             )
 
 
@@ -180,11 +185,15 @@ class OverlayWriter(PredictionCallback):
         self._rows = {}
         if trainer.is_global_zero and names:
             folder = run_folder(trainer)
-            rows = [np.asarray(Image.open(folder / "overlays" / f"{names[i]}.png").convert("RGB")) for i in sorted(names)]
+            rows = [
+                np.asarray(Image.open(folder / "overlays" / f"{names[i]}.png").convert("RGB")) for i in sorted(names)
+            ]
             width = max(row.shape[1] for row in rows)
             padded = [np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
             write_image(folder / "contact_sheet.png", np.concatenate(padded))
-            Console().print(f"Overlays are in {folder / 'overlays'}, one sheet of them is {folder / 'contact_sheet.png'}")
+            Console().print(
+                f"Overlays are in {folder / 'overlays'}, one sheet of them is {folder / 'contact_sheet.png'}"
+            )
 
 
 def painted(frame: Tensor, prediction: Prediction, palette: bytes) -> NDArray[np.uint8]:

@@ -57,9 +57,10 @@ class SaveRunConfig(SaveConfigCallback):
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`, from which a run goes on: every few steps, after each validation, at the end and on Ctrl-C.
 
-    The file is replaced in one move, so that a kill at any moment leaves a whole one. Ctrl-C lets the batch at hand end,
-    for half a step cannot be repeated; a second one does not wait. With several processes Ctrl-C writes nothing, since
-    they would have to agree on a step. List it after the `ModelCheckpoint` of the best: then it also holds which that is.
+    The file is replaced in one move, so that a kill at any moment leaves a whole one. Ctrl-C lets the batch at hand
+    end, for half a step cannot be repeated; a second one does not wait. With several processes Ctrl-C writes nothing,
+    since they would have to agree on a step. List it after the `ModelCheckpoint` of the best: then it also holds which
+    that is.
 
     Args:
         every_n_train_steps: Optimizer steps between two writes.
@@ -135,7 +136,11 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         # batches that are accumulated into one step share its number
-        if trainer.fast_dev_run or trainer.sanity_checking or trainer.global_step == self._saved_step:
+        if (
+            getattr(trainer, "fast_dev_run", False)
+            or trainer.sanity_checking
+            or trainer.global_step == self._saved_step
+        ):
             return
         part = self._folder / f"{LAST}.part"
         trainer.save_checkpoint(part, weights_only=False)

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning
-import torch
-import yaml
-from jsonargparse import auto_cli
-from rich.console import Console
-
-from lightning_vos.config_files import find_config, shipped_configs
 from lightning_vos.errors import CheckpointError
-from lightning_vos.io.checkpoints import read_checkpoint, state_dict_of
-from lightning_vos.io.writing import written_beside
-from lightning_vos.published import METHODS, check_fit, recognize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def convert(source: Path, target: Path | None = None, inspect: bool = False) -> None:
+def inspect(source: Path) -> str:
+    """Say what a weight file is, in a few lines."""
+    from lightning_vos.io.checkpoints import read_checkpoint, state_dict_of
+    from lightning_vos.published import recognize
+
+    content = read_checkpoint(source)
+    state = state_dict_of(content, source)
+    return _description(source, content, state, recognize(state))
+
+
+def convert(source: Path, target: Path) -> str:
     """Turn a published file into a checkpoint of ours, or a checkpoint of ours into a published file.
 
     Args:
-        source: The file to read; tensors only, nothing is unpickled.
-        target: The file to write; which way to convert follows from what `source` is.
-        inspect: Say what `source` is, and write nothing.
+        source: The file to read; which way to convert follows from what it is.
+        target: The file to write, at once and whole.
+
+    Returns:
+        A line that says what was written.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or has no counterpart; nothing is written then.
     """
+    import torch
+
+    from lightning_vos.io.checkpoints import read_checkpoint, state_dict_of
+    from lightning_vos.io.writing import written_beside
+    from lightning_vos.published import recognize
+
     content = read_checkpoint(source)
     state = state_dict_of(content, source)
     name = recognize(state)
-    console = Console(highlight=False)
-    if inspect or target is None:
-        console.print(_description(source, content, state, name), soft_wrap=True)
-        if not inspect:
-            raise CheckpointError("Name the file to write: lightning_vos convert SOURCE TARGET.")
-        return
     if name is not None:
         converted, kind = _to_ours(state, name, source), "a checkpoint of ours"
     else:
@@ -45,10 +52,16 @@ def convert(source: Path, target: Path | None = None, inspect: bool = False) -> 
         kind = "a published file"
     with written_beside(target) as temporary:
         torch.save(converted, temporary)
-    console.print(f"{target} is {kind} of {name}, {len(converted['state_dict'])} entries.", soft_wrap=True)
+    return f"{target} is {kind} of {name}, {len(converted['state_dict'])} entries."
 
 
 def _to_ours(state: dict[str, Tensor], name: str, source: Path) -> dict[str, Any]:
+    import lightning
+    import yaml
+
+    from lightning_vos.config_files import find_config, shipped_configs
+    from lightning_vos.published import METHODS, check_fit
+
     method = METHODS[name]
     ours = method.to_ours(state)
     check_fit(ours, method.build(name).state_dict(), str(source), f"the published {name}")
@@ -68,6 +81,8 @@ def _to_ours(state: dict[str, Tensor], name: str, source: Path) -> dict[str, Any
 
 
 def _to_published(state: dict[str, Tensor], source: Path) -> tuple[str, dict[str, Any]]:
+    from lightning_vos.published import METHODS, check_fit
+
     for method in dict.fromkeys(METHODS.values()):
         theirs = method.to_published(state)
         name = method.recognize(theirs)
@@ -99,4 +114,17 @@ def main(args: list[str]) -> None:
     Raises:
         UserError: The words ask for something that cannot be done.
     """
-    auto_cli(convert, args=args, prog="lightning_vos convert")
+    parser = argparse.ArgumentParser(
+        "lightning_vos convert",
+        description="Turn a published file into a checkpoint of ours, or a checkpoint of ours into a published file.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="the file to read; nothing in it is unpickled")
+    parser.add_argument("target", type=Path, metavar="TARGET", nargs="?", help="the file to write")
+    parser.add_argument("--inspect", action="store_true", help="say what SOURCE is, and write nothing")
+    words = parser.parse_args(args)
+    if not words.inspect and words.target is None:
+        raise CheckpointError(
+            "Name the file to write, or ask what a file is: lightning_vos convert SOURCE TARGET | --inspect"
+        )
+    sys.stdout.write((inspect(words.source) if words.inspect else convert(words.source, words.target)) + "\n")

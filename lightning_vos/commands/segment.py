@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from jsonargparse import auto_cli
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
-from lightning_vos.callbacks.results import painted
 from lightning_vos.errors import ConfigError, MaskError
-from lightning_vos.io.frames import FrameFolder, list_frames
-from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette, write_mask
-from lightning_vos.io.video import VideoFile, VideoWriter
-from lightning_vos.published import load_network
-from lightning_vos.vos.track import Remembering, track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
 
 _FRAMES_PER_SECOND = 12  # of the overlay where the video is a folder
@@ -30,33 +22,48 @@ def segment(
     mask: Path,
     output: Path,
     weights: Path | None = None,
+    *,
     resize_masks: bool = False,
     size: tuple[int, int] | None = None,
     device: str | None = None,
 ) -> None:
-    """Segment the objects of a mask through a whole video.
+    """Segment the objects of a mask through a whole video; writes masks/<frame>.png and overlay.mp4 under `output`.
 
     Args:
         video: A folder of frames or a video file.
-        mask: An indexed PNG, for the frame of the same name in a folder of frames, else for the first one; or a folder of such masks, each adding objects.
-        output: The folder to write: masks/<frame>.png and overlay.mp4.
+        mask: An indexed PNG, for the frame of its name in a folder of frames, else for the first; or a folder of masks
+            named like frames, each of which adds objects.
+        output: The folder to write.
         weights: A checkpoint of a run, or a published file.
-        resize_masks: Resize masks of another size than the video (nearest), instead of refusing them.
-        size: Height and width that the network works at, instead of the method's own choice.
-        device: Where to run, such as cpu, cuda or mps; the best there is by default.
+        resize_masks: Resize masks of another size than the video (nearest) instead of refusing them.
+        size: (h, w) that the network works at, instead of the method's own choice.
+        device: Where to run, such as cpu, cuda or mps; the best there is where None.
+
+    Raises:
+        UserError: if an input is missing, unreadable or does not fit the others.
     """
     if weights is None:
         raise ConfigError(
             "segment needs weights: the package ships none yet, and random ones give random masks.\n"
             "Name a checkpoint of a run (`lightning_vos fit` leaves runs/*/version_*/checkpoints) or a published file: --weights FILE."
         )
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    from lightning_vos.callbacks.results import painted
+    from lightning_vos.io.frames import FrameFolder, list_frames
+    from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette, write_mask
+    from lightning_vos.io.video import VideoFile, VideoWriter
+    from lightning_vos.published import load_network
+    from lightning_vos.vos.track import Remembering, track
+
     frames = FrameFolder(list_frames(video)) if video.is_dir() else VideoFile(video)
     names = [path.stem for path in frames.paths] if isinstance(frames, FrameFolder) else []
     rate = frames.frames_per_second if isinstance(frames, VideoFile) else _FRAMES_PER_SECOND
     masks = _masks(mask, names)
     prompts = {number: read_mask(path, frames.size, resize=resize_masks) for number, path in masks.items()}
     palette = read_palette(next(iter(masks.values()))) or VOC_PALETTE
-    network = load_network(weights).to(device or _best_device())
+    network = load_network(weights).to(_device(device))
     remembering = Remembering(frames)
     number = -1
     with (
@@ -69,7 +76,9 @@ def segment(
             write_mask(output / "masks" / f"{name}.png", prediction.labels.cpu().numpy(), palette)
             writer.write(painted(remembering.latest, prediction, palette))
             progress.advance(task)
-    Console().print(f"{number + 1} masks are in {output / 'masks'}; to look at: {output / 'overlay.mp4'}", highlight=False)
+    Console().print(
+        f"{number + 1} masks are in {output / 'masks'}; to look at: {output / 'overlay.mp4'}", highlight=False
+    )
 
 
 def _masks(mask: Path, names: Sequence[str]) -> dict[int, Path]:
@@ -87,10 +96,17 @@ def _masks(mask: Path, names: Sequence[str]) -> dict[int, Path]:
     return {numbers[path.stem] if names else int(path.stem): path for path in files}
 
 
-def _best_device() -> str:
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    if name is not None:
+        try:
+            return torch.zeros(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
     if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def main(args: list[str]) -> None:
@@ -99,4 +115,16 @@ def main(args: list[str]) -> None:
     Raises:
         UserError: The words ask for something that cannot be done.
     """
-    auto_cli(segment, args=args, prog="lightning_vos segment")
+    parser = argparse.ArgumentParser(
+        "lightning_vos segment", description="Segment the objects of a mask through a whole video.", allow_abbrev=False
+    )
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="a folder of frames or a video file")
+    parser.add_argument("mask", type=Path, metavar="MASK", help="an indexed PNG, or a folder of them named like frames")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets masks/ and overlay.mp4")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of a run, or a published file")
+    parser.add_argument("--resize-masks", action="store_true", help="resize masks of another size than the video")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="size in pixels that the network works at"
+    )
+    parser.add_argument("--device", help="cpu, cuda or mps; the best there is by default")
+    segment(**vars(parser.parse_args(args)))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_vos.callbacks.run_files import (
     SaveRunConfig,
@@ -25,7 +25,7 @@ from lightning_vos.callbacks.run_files import (
 )
 from lightning_vos.callbacks.seeding import StepSeed
 from lightning_vos.config_files import Arguments, expand_config_options, without_includes
-from lightning_vos.errors import CheckpointError, ConfigError
+from lightning_vos.errors import CheckpointError, ConfigError, UserError
 from lightning_vos.io.checkpoints import read_checkpoint
 from lightning_vos.parse_errors import explain
 
@@ -106,7 +106,7 @@ class CLI(LightningCLI):
             ConfigError: The settings are not what the parser takes.
         """
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args(self.arguments.words)
         except ParseError as error:
             known_keys = self._subcommand_parsers[self.verb].get_defaults().keys()
             raise ConfigError(explain(str(error), self.arguments, known_keys)) from None
@@ -116,13 +116,17 @@ class CLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Names the run, chooses W&B's mode, and finds the checkpoint that `--ckpt_path` means."""
+        """Names the run, chooses W&B's mode, drops an unwanted bar, finds what `--ckpt_path` means."""
         for logger in self._loggers():
             if logger["class_path"].endswith("WandbLogger") and not _wandb_key_is_known():
                 os.environ.setdefault("WANDB_MODE", "offline")
             if logger["init_args"].get("name") in _UNNAMED:
                 logger["init_args"]["name"] = self.arguments.recipe
         settings = self.config[self.verb]
+        if settings.trainer.enable_progress_bar is False:  # the recipes list their bar
+            bars = ("RichProgressBar", "TQDMProgressBar")
+            listed = settings.trainer.callbacks or []
+            settings.trainer.callbacks = [callback for callback in listed if not callback["class_path"].endswith(bars)]
         if settings.ckpt_path:
             settings.ckpt_path = str(self._find_checkpoint(settings.ckpt_path))
 
@@ -130,12 +134,15 @@ class CLI(LightningCLI):
         """Builds model, data and trainer.
 
         Raises:
-            ConfigError: A part refuses its arguments.
+            UserError: A part refuses its arguments.
         """
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError, MisconfigurationException) as error:
-            raise ConfigError(_refusal(error)) from error
+        except (TypeError, ValueError, MisconfigurationException) as wrapper:
+            error: BaseException = wrapper
+            while error.__cause__ is not None:  # jsonargparse wraps what a nested part raised
+                error = error.__cause__
+            raise error if isinstance(error, UserError) else ConfigError(_refusal(error)) from error
 
     def after_instantiate_classes(self) -> None:
         """Lets a resumed run go on with its table of metrics."""
@@ -232,8 +239,6 @@ def _check_checkpoint(path: Path) -> int:
 
 def _refusal(error: BaseException) -> str:
     """Names the part that refused its arguments: the innermost constructor that the error came out of."""
-    while error.__cause__ is not None:
-        error = error.__cause__
     part = ""
     trace = error.__traceback__
     while trace is not None:

@@ -119,7 +119,9 @@ def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: st
         lines = [f"{source} does not fit {target}:"]
         for title, entries in (("missing", missing), ("left over", left_over), ("of another shape", wrong)):
             if entries:
-                lines.append(f"  {len(entries)} entries {title}: {', '.join(entries[:3])}{', ...' if len(entries) > 3 else ''}")
+                lines.append(
+                    f"  {len(entries)} entries {title}: {', '.join(entries[:3])}{', ...' if len(entries) > 3 else ''}"
+                )
         lines.append("See what a file is with `lightning_vos convert FILE --inspect`.")
         raise CheckpointError("\n".join(lines))
 

@@ -76,7 +76,6 @@ _LAYERS, _LEVELS = 3, 3  # the most that any published file has
 def _modules() -> dict[str, str]:
     """Published module name -> ours."""
     table = dict(_REST)
-    table |= {f"encoder.{theirs}": f"backbone.body.{ours}" for theirs, ours in MOBILENETV2_FROM_TORCHVISION.items()}
     mca = _MCA | {f"attn.focal_layers.{level}.0": f"attention.focal.{level}" for level in range(_LEVELS)}
     for layer in range(_LAYERS):
         table |= {f"LSTT.layers.{layer}.{theirs}": f"lstt.layers.{layer}.{ours}" for theirs, ours in _LAYER.items()}
@@ -88,6 +87,7 @@ def _modules() -> dict[str, str]:
 
 _TO_OURS = _modules()
 _TO_PUBLISHED = {ours: theirs for theirs, ours in _TO_OURS.items()}
+_MOBILENETV2 = {f"encoder.{theirs}": f"backbone.body.{ours}" for theirs, ours in MOBILENETV2_FROM_TORCHVISION.items()}
 
 
 def build(name: str) -> MAVOSNetwork:
@@ -110,19 +110,23 @@ def recognize(state: Mapping[str, Tensor]) -> str | None:
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Entries of a published state dict under our names; one that has no place here keeps its own."""
-    return _renamed(state, _TO_OURS, "encoder.", "backbone.body.")
+    return _renamed(state, _TO_OURS | _MOBILENETV2, "encoder.", "backbone.body.")
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Entries of our state dict under the published names; one that has no place there keeps its own."""
-    return _renamed(state, _TO_PUBLISHED, "backbone.body.", "encoder.")
+    is_mobilenet = "backbone.body.conv_stem.weight" in state
+    encoder = {ours: theirs for theirs, ours in _MOBILENETV2.items()} if is_mobilenet else {}
+    return _renamed(state, _TO_PUBLISHED | encoder, "backbone.body.", "encoder.")
 
 
-def _renamed(state: Mapping[str, Tensor], table: Mapping[str, str], encoder: str, other: str) -> dict[str, Tensor]:
+def _renamed(
+    state: Mapping[str, Tensor], table: Mapping[str, str], encoder: str, other_encoder: str
+) -> dict[str, Tensor]:
     renamed = {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
-        # ResNets have the same module names on both sides.
-        plain = other + module.removeprefix(encoder) if module.startswith(encoder) else module
+        # A ResNet's modules have the same names on both sides.
+        plain = other_encoder + module.removeprefix(encoder) if module.startswith(encoder) else module
         renamed[f"{table.get(module, plain)}.{kind}"] = value
     return renamed

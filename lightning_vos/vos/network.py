@@ -78,7 +78,14 @@ class VOSNetwork(nn.Module, ABC, Generic[Memory]):
 
     @abstractmethod
     def memorize(
-        self, features: Any, planes: Tensor, memory: Memory, *, time: int, given: Given | None = None, last: bool = False
+        self,
+        features: Any,
+        planes: Tensor,
+        memory: Memory,
+        *,
+        time: int,
+        given: Given | None = None,
+        last: bool = False,
     ) -> Memory:
         """The memory after a frame with (B, 1 + N, h, w) planes; a reference if something is given."""
 

@@ -76,7 +76,14 @@ class Tracker:
             slots = self._to_slots(self._labels(forced, "forced", view).to(device))
             kept = self.network.planes(slots[None], self._capacity, view)
         masks, self.memories = advance(
-            self.network, features, self.memories, view, time=time_of_frame, given=self._given(mask), forced=kept, last=last
+            self.network,
+            features,
+            self.memories,
+            view,
+            time=time_of_frame,
+            given=self._given(mask),
+            forced=kept,
+            last=last,
         )
         slots = torch.tensor([n for n, i in enumerate(self._slots) if i is not None], device=device)
         ids = torch.zeros(1 + self._capacity, dtype=torch.int64, device=device)
@@ -114,7 +121,9 @@ class Tracker:
             network = self.network.canvas.view(*(self._size or size)).network
             self._view = View(size, network)
         elif self._view.frame != size:
-            raise FrameError(f"Frame {self._time} is {size}, but the video began with {self._view.frame} (height, width).")
+            raise FrameError(
+                f"Frame {self._time} is {size}, but the video began with {self._view.frame} (height, width)."
+            )
         return self._view
 
     def _labels(self, labels: LabelMap, name: str, view: View) -> Tensor:

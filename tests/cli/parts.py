@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import signal
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_vos.errors import DatasetNotFoundError
+from lightning_vos.errors import ConfigError, DatasetNotFoundError
 
 
 class Network(nn.Module):
@@ -18,6 +20,8 @@ class Network(nn.Module):
         super().__init__()
         if width < 1:
             raise ValueError(f"width must be at least 1, found {width}")
+        if width == 13:
+            raise ConfigError("width 13 brings bad luck")
         self.layers = nn.Sequential(nn.Linear(2, width), nn.Dropout(dropout), nn.Linear(width, 1))
 
 
@@ -67,7 +71,9 @@ class TinyData(LightningDataModule):
         self.root, self.length, self.broken, self.workers = root, length, broken, workers
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        return DataLoader(Points(self.length, self.broken), batch_size=1, num_workers=self.workers)
+        # begins where a resumed run left off, as the loaders of the recipes do
+        steps = range(self.trainer.global_step, self.length) if self.trainer else range(self.length)
+        return DataLoader(Points(self.length, self.broken), sampler=steps, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         return DataLoader(Points(2, False))
@@ -80,3 +86,23 @@ class OtherData(TinyData):
     def __init__(self, root: str = "there", year: int = 2016) -> None:
         super().__init__(root)
         self.year = year
+
+
+class Stop(Callback):
+    """Ends a run in the midst of a step, or of the validation after it."""
+
+    def __init__(self, step: int, how: Literal["crash", "kill", "interrupt", "interrupt validation"]) -> None:
+        self.step, self.how = step, how
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if trainer.global_step == self.step:
+            if self.how == "crash":
+                raise ZeroDivisionError
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "interrupt":
+                signal.raise_signal(signal.SIGINT)
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step and self.how == "interrupt validation":
+            signal.raise_signal(signal.SIGINT)

@@ -45,13 +45,14 @@ def fails(finished, *parts: str) -> None:
         ("--model.network=parts.Netwrk", ["no class 'parts.Netwrk'", "key: model.network", "'parts.Network'?"]),
         ("--model.network.width=-3", ["Network refuses its arguments: width must be at least 1, found -3"]),
         ("--trainer.accelerator=gpuu", ["Trainer refuses its arguments", "gpuu"]),
+        ("--model.network.width=13", ["error: width 13 brings bad luck"]),
         ("extra", ["'extra' is not an option"]),
     ],
 )
 def test_on_the_command_line(command, folder, option, parts):
     finished = command("fit", "--config", "tiny.yaml", option)
     fails(finished, *parts)
-    if "refuses" not in parts[0] and option != "extra":
+    if parts[0].startswith(("unknown", "wrong", "no class")):
         assert f"in: the command line, {option}" in finished.err
 
 
@@ -70,7 +71,7 @@ def test_on_the_command_line(command, folder, option, parts):
             f"trainer: {{callbacks+: {CALLBACKS}.EarlyStoping}}",
             ["no class", f"did you mean '{CALLBACKS}.EarlyStopping'?"],
         ),
-        ("trainer: [1,\nmodel: 2", ["more.yaml, line 3", "not valid YAML"]),
+        ("trainer: [1,\nmodel: 2", ["more.yaml, line 4", "not valid YAML"]),
         ("- a list", ["must hold keys and values"]),
         ("include: more.yaml", ["`include` must be a list of file names", "found 'more.yaml'"]),
         ("include: [more.yaml]", ["more.yaml includes itself"]),

@@ -250,7 +250,11 @@ def test_sequence(case, monkeypatch):
         memory = tracker.memories[0]
         assert memory.bank_frames == int(a["lt_frames"][t])
         if t in updates:
-            for layer, part, name in ((0, memory.long[0].key, "k"), (1, memory.long[1].value, "v"), (2, memory.long[2].identity, "idv")):
+            for layer, part, name in (
+                (0, memory.long[0].key, "k"),
+                (1, memory.long[1].value, "v"),
+                (2, memory.long[2].identity, "idv"),
+            ):
                 stored = a[f"mem_t{t}_layer{layer}_{name}"]
                 stride = part.shape[2] // stored.shape[2]
                 assert_close(batch_first(part)[:, :, ::stride], stored, **ABSOLUTE)
@@ -355,7 +359,9 @@ def _rows(name):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("row", [r for r in _rows("input_sizes.json") if r is None or not isinstance(r, dict) or r["scale"] == 1])
+@pytest.mark.parametrize(
+    "row", [r for r in _rows("input_sizes.json") if r is None or not isinstance(r, dict) or r["scale"] == 1]
+)
 def test_input_size(row):
     canvas = Canvas(16, row["align_corners"], int(row["max_long"]) if row["max_long"] else None)
     assert list(canvas.view(row["height"], row["width"]).network) == row["out"]

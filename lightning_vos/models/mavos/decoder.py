@@ -35,9 +35,7 @@ class PyramidDecoder(nn.Module):
             [ConvNorm(channels, channels, 3), ConvNorm(channels, half, 3), ConvNorm(half, half, 3)]
         )
         widths = (half, channels, channels)
-        self.shortcuts = nn.ModuleList(
-            nn.Conv2d(c, width, 1) for c, width in zip(shortcuts[:3], widths, strict=True)
-        )
+        self.shortcuts = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in zip(shortcuts[:3], widths, strict=True))
         self.exit = nn.Conv2d(half, outer, 1)
         for parameter in self.parameters():
             if parameter.dim() > 1:

@@ -182,4 +182,6 @@ class MAVOS(VOSModule):
 def _by_frame(features: MAVOSFeatures, clips: int) -> list[MAVOSFeatures]:
     """Features of B * T frames as T features of B frames."""
     parts = [tensor.unflatten(0, (clips, -1)).unbind(1) for tensor in (*features.maps, features.projected)]
-    return [MAVOSFeatures((fine, middle, coarse), projected) for fine, middle, coarse, projected in zip(*parts, strict=True)]
+    return [
+        MAVOSFeatures((fine, middle, coarse), projected) for fine, middle, coarse, projected in zip(*parts, strict=True)
+    ]
