@@ -42,7 +42,7 @@ class VOSDataModule(LightningDataModule, ABC):
 
     The train loader has no end: it begins at the trainer's step, so that a resumed run draws what an uninterrupted one
     would. The others give one `ScoredVideo` at a time. Under more than one process each takes every n-th video; one
-    that would have none repeats a video, so results are merged by `ScoredVideo.index`. The trainer's own sampler must
+    that would have none repeats a video, so results are merged by `ScoredVideo.number`. The trainer's own sampler must
     be off (`use_distributed_sampler=False`).
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 import timm
 import torch
@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from lightning_vos.errors import CheckpointError, ConfigError
 from lightning_vos.io.checkpoints import read_state_dict
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 _NETWORK_WAIT = 1.5  # seconds to find out that there is no network
 
 
@@ -28,9 +25,9 @@ class Backbone(nn.Module):
 
     Args:
         name: Architecture, any timm name with features at the strides asked for.
-        start_weights: What training starts from: a pretrained timm model (`resnet50.tv_in1k`), a local file, or null for
-            random weights. Read by `load_start_weights`, not by the constructor.
-        strides: Of the three maps; the deepest stage of a stride counts. Stages after the last are dilated to keep it.
+        start_weights: What training starts from: a pretrained timm model (`resnet50.tv_in1k`), a local file, or null
+            for random weights. Read by `load_start_weights`, not by the constructor.
+        strides: Of the three maps; the first stage of a stride counts.
         final: Whether the output after the model's very last stage is the fourth map; else the third is given twice.
         frozen_norms: Keep batch normalisation at its start statistics and affine, as the published recipes do.
         frozen_stages: How many parts do not learn, from the stem on: 0 none, 1 the stem, 2 all up to the first map.
@@ -53,16 +50,18 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
             raise ConfigError(f"timm knows no model {name!r}. Close names: {', '.join(near) or 'none'}.")
-        body = timm.create_model(name, pretrained=False, output_stride=strides[-1], num_classes=0, global_pool="")
+        body: Any = timm.create_model(name, pretrained=False, output_stride=strides[-1], num_classes=0, global_pool="")
         stages = [_stage_of(body, name, stride) for stride in strides]
         if not final:
             body.prune_intermediate_layers(stages[-1:], prune_norm=True, prune_head=True)
         self.name, self.start_weights, self.strides, self.final = name, start_weights, strides, final
-        self.channels: tuple[int, ...] = tuple(body.feature_info[stage]["num_chs"] for stage in stages)
-        self.channels += (body.num_features if final else self.channels[-1],)
+        channels = [int(body.feature_info[stage]["num_chs"]) for stage in stages]
+        self.channels = (*channels, int(body.num_features) if final else channels[-1])
         self.stages = stages
-        self.body = freeze_batch_norm_2d(body) if frozen_norms else body
+        self.body: Any = freeze_batch_norm_2d(body) if frozen_norms else body
         self._freeze(frozen_stages)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1), persistent=False)
 
@@ -108,19 +107,18 @@ class Backbone(nn.Module):
         wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
         if missing or wrong:
             raise CheckpointError(
-                f"Start weights {self.start_weights!r} do not fit the backbone {self.name!r}: {len(missing)} entries missing "
-                f"{missing[:2]}, {len(wrong)} of another shape {wrong[:2]}.\n"
+                f"Start weights {self.start_weights!r} do not fit the backbone {self.name!r}:\n"
+                f"  {len(missing)} entries missing {missing[:2]}, {len(wrong)} of another shape {wrong[:2]}.\n"
                 "Give weights of this architecture in timm's or torchvision's layout."
             )
         self.body.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
 
 
-def _stage_of(body: nn.Module, name: str, stride: int) -> int:
-    info = cast("Sequence[dict[str, int]]", body.feature_info)
-    # The deepest map of the stride, but for the last stride only the first: what follows it there is the dilated rest.
-    stages = [i for i, stage in enumerate(info) if stage["reduction"] == stride]
+def _stage_of(body: Any, name: str, stride: int) -> int:
+    """The first stage of a stride; what follows it at the same stride is the dilated rest."""
+    stages = [i for i, stage in enumerate(body.feature_info) if stage["reduction"] == stride]
     if not stages:
-        found = sorted({stage["reduction"] for stage in info})
+        found = sorted({stage["reduction"] for stage in body.feature_info})
         raise ConfigError(
             f"Backbone {name!r} has no features at stride {stride}, only at {found}. Choose other strides."
         )
@@ -132,7 +130,8 @@ def _pretrained_state(name: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"timm has no pretrained weights called {name!r}. Give a name such as resnet50.tv_in1k, a file, or null."
         )
-    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    settings = timm.get_pretrained_cfg(name)
+    repository = str(settings.hf_hub_id) if settings else ""
     cached = any(
         isinstance(try_to_load_from_cache(repository, f), str) for f in ("model.safetensors", "pytorch_model.bin")
     )
@@ -143,8 +142,8 @@ def _pretrained_state(name: str) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True).state_dict()
     except (OSError, HfHubHTTPError) as error:
         raise CheckpointError(
-            f"Start weights {name!r} cannot be had: not in the local cache, and {error}. Either connect, or name a local "
-            "file or null (random) with --model.network.backbone.start_weights, or start from a whole model: --model.weights."
+            f"Start weights {name!r} cannot be had: they are not in the local cache, and {error}. Connect, or name a "
+            "local file or null (random) by --model.network.backbone.start_weights, or a whole model by --model.weights FILE."
         ) from error
 
 

@@ -50,8 +50,8 @@ class PolynomialSchedule:
 def parameter_groups(module: nn.Module, backbone: nn.Module, undecayed: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Learning parameters as four groups: backbone or not, weight decay or not.
 
-    Biases, one-dimensional weights and names that contain a word of `undecayed` have no weight decay. Each group carries
-    `backbone: bool`; an empty group is left out.
+    Biases, one-dimensional weights and names that contain a word of `undecayed` have no weight decay. Each group
+    carries `backbone: bool`; an empty group is left out.
     """
     inner = {id(p) for p in backbone.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}

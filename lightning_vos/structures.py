@@ -61,7 +61,7 @@ class Truth(Protocol):
 class ScoredVideo(NamedTuple):
     """What a test loader gives: one video, the truth if there is one, and its number in the split."""
 
-    index: int
+    number: int
     video: Video
     truth: Truth | None
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class WarmEMA(WeightAveraging):
     """Exponential moving average of the weights, which validation and checkpoints use.
 
-    After n steps of N the decay is min(1 - 1 / (window * N), (1 + n) / (10 + n)), so that the average follows closely at
-    first and spans a `window` of the whole training in the end (recipe of AOT, DeAOT and MAVOS).
+    After n steps of N the decay is min(1 - 1 / (window * N), (1 + n) / (10 + n)), so that the average follows closely
+    at first and spans a `window` of the whole training in the end (recipe of AOT, DeAOT and MAVOS).
 
     Args:
         window: Fraction of the training that the average spans.

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_vos.structures import Prediction, ScoredVideo
+    from lightning_vos.vos.module import VOSModule
 
 _COLUMNS = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
 
 
 class MaskWriter(PredictionCallback):
-    """Writes `masks/<sequence>/<frame>.png` in the run's folder: object ids at the video's size, the dataset's palette."""
+    """Writes `masks/<sequence>/<frame>.png` in the run's folder: ids at the video's size, the dataset's palette."""
 
     def on_prediction(
         self, trainer: L.Trainer, sample: ScoredVideo, number: int, frame: Tensor, prediction: Prediction
@@ -55,9 +56,9 @@ class ScoreWriter(PredictionCallback):
     def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
         """Remember the name of a scored video."""
         if sample.truth is not None:
-            self._names[sample.index] = sample.video.name
+            self._names[sample.number] = sample.video.name
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: VOSModule) -> None:  # type: ignore[override]
         """Gather the scores of all ranks; the first one writes them."""
         scores = pl_module.scores.compute()  # a collective call: every rank makes it
         names = _gathered(self._names)
@@ -108,13 +109,13 @@ class RepeatFirstMask(PredictionCallback):
             self._labels = given if self._labels is None else np.where(given > 0, given, self._labels)
         if self._labels is not None and sample.truth is not None and number in set(sample.truth.frames):
             truth = sample.truth
-            self._scores.update(sample.index, number, truth.object_ids, self._labels, truth.read(number))
+            self._scores.update(sample.number, number, truth.object_ids, self._labels, truth.read(number))
 
     def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
         """Begin anew with the next video."""
         self._labels = None
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: VOSModule) -> None:  # type: ignore[override]
         """Log the score and print it beside the method's."""
         repeated = 100 * self._scores.compute().summary["J&F"]
         method = 100 * pl_module.scores.compute().summary["J&F"]
@@ -163,7 +164,7 @@ class OverlayWriter(PredictionCallback):
         """Finish a video and its row."""
         self._open.close()
         self._writer = None
-        self._rows[sample.index] = sample.video.name
+        self._rows[sample.number] = sample.video.name
         folder = run_folder(trainer) / "overlays"
         write_image(folder / f"{sample.video.name}.png", contact_sheet([(sample.video.name, self._row)]))
 

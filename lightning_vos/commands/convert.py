@@ -100,7 +100,8 @@ def _description(source: Path, content: dict[str, Any], state: dict[str, Tensor]
     if name:
         what = f"a published file of {name}"
     elif "pytorch-lightning_version" in content:
-        what = f"a checkpoint of {settings.get('_class_path', 'an unnamed model')} after {content.get('global_step', 0)} steps"
+        model = settings.get("_class_path", "an unnamed model")
+        what = f"a checkpoint of {model} after {content.get('global_step', 0)} steps"
     else:
         what = "a plain state dict of no published model that is known here"
     numbers = sum(value.numel() for value in state.values())

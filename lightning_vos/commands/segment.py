@@ -45,7 +45,8 @@ def segment(
     if weights is None:
         raise ConfigError(
             "segment needs weights: the package ships none yet, and random ones give random masks.\n"
-            "Name a checkpoint of a run (`lightning_vos fit` leaves runs/*/version_*/checkpoints) or a published file: --weights FILE."
+            "Name a checkpoint of a run (`lightning_vos fit` leaves them in runs/*/version_*/checkpoints) or a "
+            "published file: --weights FILE."
         )
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -89,8 +90,9 @@ def _masks(mask: Path, names: Sequence[str]) -> dict[int, Path]:
     numbers = {name: number for number, name in enumerate(names)}
     unknown = [path.name for path in files if path.stem not in numbers and not (path.stem.isdigit() and not names)]
     if not files or unknown:
+        found = f", of which {unknown[0]} has no frame of its name" if unknown else ""
         raise MaskError(
-            f"{mask} holds {len(files)} masks{f', of which {unknown[0]} has no frame of its name' if unknown else ''}.\n"
+            f"{mask} holds {len(files)} masks{found}.\n"
             "Expected indexed PNGs named like frames of the video (for a video file: their numbers, from 0)."
         )
     return {numbers[path.stem] if names else int(path.stem): path for path in files}

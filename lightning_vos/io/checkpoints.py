@@ -33,12 +33,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"Weight file {path} cannot be read as tensors: it is damaged, or holds other objects, which are never unpickled.\n"
+            f"Weight file {path} cannot be read as tensors: it is damaged, or holds other objects.\n"
+            "Those are never unpickled, for that can run any program. "
             "Expected a file of torch.save with tensors and plain values only, or .safetensors."
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"Weight file {path} ({path.stat().st_size:,} bytes) is cut off or damaged: {str(error).splitlines()[0][:120]}\n"
+            f"Weight file {path} ({path.stat().st_size:,} bytes) is cut off or damaged: {reason}\n"
             "Copy or download it again."
         ) from error
     if not isinstance(content, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -62,15 +62,16 @@ def load_network(path: Path) -> VOSNetwork[Any]:
     settings = content.get("hyper_parameters", {})
     if not str(settings.get("_class_path", "")).startswith("lightning_vos."):
         raise CheckpointError(
-            f"{path} does not say which network its {len(state)} entries belong to: it is no published file that is known "
-            "here, and no checkpoint of `lightning_vos fit`.\nSee what it is with `lightning_vos convert FILE --inspect`."
+            f"{path} does not say which network its {len(state)} entries belong to: it is no published file that is "
+            "known here, and no checkpoint of `lightning_vos fit`.\nSee what it is with `lightning_vos convert FILE --inspect`."
         )
     from lightning.pytorch import LightningModule
     from lightning.pytorch.cli import instantiate_module
 
     class_path = settings["_class_path"]
     plain = {key: value for key, value in settings.items() if key not in {"_class_path", "_instantiator"}}
-    network = instantiate_module(LightningModule, {"_class_path": class_path, **plain, "weights": None}).network
+    module = instantiate_module(LightningModule, {"_class_path": class_path, **plain, "weights": None})
+    network = cast("VOSNetwork[Any]", module.network)
     check_fit(state, network.state_dict(), str(path), class_path)
     network.load_state_dict(state)
     return network.eval()

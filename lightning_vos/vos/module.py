@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_vos.callbacks.results import MaskWriter, ScoreWriter
 from lightning_vos.errors import ConfigError
@@ -67,7 +67,7 @@ class VOSModule(L.LightningModule):
         else:
             raise ConfigError(
                 f"There are no weights to {stage} with: random ones give random masks.\n"
-                "Name a run of this recipe with --ckpt_path best (or last, or a file), or any weights with --model.weights FILE."
+                "Name a run of this recipe by --ckpt_path best (or last, or a file), or weights by --model.weights FILE."
             )
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -101,7 +101,8 @@ class VOSModule(L.LightningModule):
         self._evaluate(batch, self._listeners())
 
     def _listeners(self) -> list[PredictionCallback]:
-        return [callback for callback in self.trainer.callbacks if isinstance(callback, PredictionCallback)]
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, PredictionCallback)]
 
     def _evaluate(self, sample: ScoredVideo, listeners: Sequence[PredictionCallback]) -> None:
         video, truth = sample.video, sample.truth
@@ -113,7 +114,7 @@ class VOSModule(L.LightningModule):
                 self._seconds += prediction.seconds
             if truth is not None and number in scored:
                 labels = prediction.labels.cpu().numpy()
-                self.scores.update(sample.index, number, truth.object_ids, labels, truth.read(number))
+                self.scores.update(sample.number, number, truth.object_ids, labels, truth.read(number))
             for listener in listeners:
                 listener.on_prediction(self.trainer, sample, number, frames.latest, prediction)
         for listener in listeners:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -148,7 +149,7 @@ def _chunks(memories: tuple[Any, ...]) -> list[slice]:
     starts = [0]
     for memory in memories:
         starts.append(starts[-1] + memory.valid.shape[1])
-    return [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    return [slice(start, end) for start, end in pairwise(starts)]
 
 
 def _part_of(planes: Tensor, slots: slice) -> Tensor:

@@ -209,8 +209,9 @@ class Remembering:
         self.latest = torch.empty(0)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for self.latest in self.frames:
-            yield self.latest
+        for frame in self.frames:
+            self.latest = frame
+            yield frame
 
 
 def _now(device: torch.device) -> float:

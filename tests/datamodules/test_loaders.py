@@ -113,7 +113,7 @@ def test_whole_videos_are_validated_tested_and_predicted_and_their_frames_stay_o
     run.validate(module, datamodule=videos)
     run.test(module, datamodule=videos)
     run.predict(module, datamodule=videos)
-    assert [(item.index, item.video.name) for item in module.videos] == [
+    assert [(item.number, item.video.name) for item in module.videos] == [
         (0, "c"),
         *(2 * [(0, "a"), (1, "b"), (2, "c")]),
     ]
@@ -128,7 +128,7 @@ def test_every_rank_has_a_video_and_none_is_lost(data, world):
         videos = data()
         videos.setup("test")
         videos.trainer = SimpleNamespace(global_rank=rank, world_size=world)
-        shares.append([item.index for item in videos.test_dataloader()])
+        shares.append([item.number for item in videos.test_dataloader()])
     assert {index for share in shares for index in share} == {0, 1, 2}
     assert all(shares)
     if world <= 3:

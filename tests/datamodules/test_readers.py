@@ -49,7 +49,7 @@ def test_grey_and_indexed_masks_are_the_same(sequence, tmp_path):
 def test_the_first_mask_alone_prompts_a_benchmark_sequence(sequence):
     files = sequence({0: label_map(1, 3), 1: label_map(1, 3, 4), **{i: label_map(1, 4) for i in range(2, 6)}})
     item = files.load(5)
-    assert item.index == 5
+    assert item.number == 5
     assert list(item.video.prompts) == [0]
     assert set(np.unique(item.video.prompts[0])) == {0, 1, 3}
     assert item.video.size == (40, 60)

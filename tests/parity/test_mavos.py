@@ -9,7 +9,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from parity import reference
 from torch.testing import assert_close
 
 from lightning_vos.losses.segmentation import BootstrappedJaccard, bootstrapped_cross_entropy, soft_jaccard
@@ -24,6 +23,7 @@ from lightning_vos.published import METHODS, load_published, mavos
 from lightning_vos.structures import Clip
 from lightning_vos.vos.canvas import Canvas
 from lightning_vos.vos.track import Tracker, track
+from parity import reference
 
 RELATIVE = {"rtol": 1e-5, "atol": 1e-5}
 ABSOLUTE = {"rtol": 0.0, "atol": 1e-4}

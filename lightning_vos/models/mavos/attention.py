@@ -1,6 +1,6 @@
 """Gated propagation, the attention of DeAOT and MAVOS: attend, gate, mix locally, project.
 
-Shapes: B batch, h w feature grid, n = h * w tokens of a frame (row-major), m tokens of memory, C channels, L window side.
+Shapes: B batch, h w feature grid, n = h * w tokens of a frame (row-major), m tokens of memory, C channels, L window.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class LocalGatedPropagation(nn.Module):
 def local_attention(query: Tensor, key: Tensor, value: Tensor, relative: Tensor, window: int) -> Tensor:
     """Attention of every position to the window around it: `weights` of `local_weights` times the values.
 
-    The row of queries at y meets the rows y - L // 2 .. y + L // 2 of the padded map in one matrix product, from which the
-    band of L columns around each query is used: memory grows with n * L * w, never with n * n.
+    The row of queries at y meets the rows y - L // 2 .. y + L // 2 of the padded map in one matrix product, from which
+    the band of L columns around each query is used: memory grows with n * L * w, never with n * n.
 
     Args:
         query: (B, h, w, C).

@@ -5,7 +5,7 @@ Shapes: B batch, h w feature grid, n = h * w tokens of a frame (row-major), m to
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -152,4 +152,5 @@ class ELSTT(nn.Module):
 
     def remember(self, currents: tuple[LayerCurrent, ...], assignment: Tensor) -> tuple[LayerMemory, ...]:
         """Join a frame with its (B, n, C) identity assignment in every layer."""
-        return tuple(layer.remember(c, assignment) for layer, c in zip(self.layers, currents, strict=True))
+        layers = (cast("ELSTTLayer", layer) for layer in self.layers)
+        return tuple(layer.remember(current, assignment) for layer, current in zip(layers, currents, strict=True))

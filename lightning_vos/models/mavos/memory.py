@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,7 @@ class ModulatedCrossAttentionMemory(MemoryPolicy):
             LayerMemory(
                 *(
                     torch.cat([block(fresh, old[:, :tokens], size), old[:, tokens:]], dim=1)
-                    for block, fresh, old in zip(blocks, frame, layer, strict=True)
+                    for block, fresh, old in zip(cast("nn.ModuleList", blocks), frame, layer, strict=True)
                 )
             )
             for blocks, frame, layer in zip(self.blocks, new, bank, strict=True)

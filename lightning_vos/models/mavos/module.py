@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_vos.callbacks.averaging import WarmEMA
 from lightning_vos.errors import ConfigError
 from lightning_vos.losses.segmentation import BootstrappedJaccard
+from lightning_vos.models.mavos.memory import MAVOSMemory
 from lightning_vos.models.mavos.network import MAVOSFeatures, MAVOSNetwork
 from lightning_vos.optim import PolynomialSchedule, parameter_groups
 from lightning_vos.structures import Clip
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 _UNDECAYED = ("decoder.exit",)
+_SCHEDULE = PolynomialSchedule()
 
 
 class ClipLosses(NamedTuple):
@@ -42,8 +44,8 @@ class ClipLosses(NamedTuple):
 class MAVOS(VOSModule):
     """Trains a `MAVOSNetwork`: every frame after the reference is propagated and supervised.
 
-    Differs from the paper: the loss is bootstrapped cross entropy with soft Jaccard, not "BCE"; an auxiliary loss on the
-    reference frame is added (published code). The learning rate is the paper's 1e-4; the published default is 5e-5.
+    Differs from the paper: the loss is bootstrapped cross entropy with soft Jaccard, not "BCE"; an auxiliary loss on
+    the reference frame is added (published code). The learning rate is the paper's 1e-4; the published default is 5e-5.
 
     Args:
         network: The network.
@@ -62,7 +64,7 @@ class MAVOS(VOSModule):
         network: MAVOSNetwork,
         loss: BootstrappedJaccard | None = None,
         optimizer: OptimizerCallable = lambda groups: AdamW(groups, lr=1e-4, weight_decay=0.07),
-        schedule: PolynomialSchedule = PolynomialSchedule(),
+        schedule: PolynomialSchedule = _SCHEDULE,
         sequential_from: float = 0.5,
         auxiliary_until: float = 1.0,
         weights: str | None = None,
@@ -74,7 +76,7 @@ class MAVOS(VOSModule):
         self.optimizer, self.schedule = optimizer, schedule
         if not 0 <= sequential_from <= 1 or not 0 <= auxiliary_until <= 1:
             raise ValueError(
-                f"MAVOS.sequential_from is {sequential_from} and auxiliary_until {auxiliary_until}, expected fractions of 1"
+                f"sequential_from is {sequential_from} and auxiliary_until {auxiliary_until}, expected fractions of 1"
             )
         self.sequential_from, self.auxiliary_until = sequential_from, auxiliary_until
 
@@ -142,7 +144,7 @@ class MAVOS(VOSModule):
         slots = torch.arange(network.capacity, device=frames.device)
         valid = slots < clip.objects[:, None]
         planes = (masks[:, 0, None] == 1 + slots.view(1, -1, 1, 1)).float()
-        memories = (network.start(valid, network.train_rules, permutation),)
+        memories: tuple[MAVOSMemory, ...] = (network.start(valid, network.train_rules, permutation),)
         _, memories = advance(network, features[0], memories, view, time=0, given=Given(planes, valid))
 
         own_labels = progress >= self.sequential_from
@@ -169,8 +171,8 @@ class MAVOS(VOSModule):
         length, needed = clip.frames.shape[1], 2 * interval + 2
         if self.network.policy.is_learned and length < needed:
             raise ConfigError(
-                f"Clips of {length} frames are too short for {type(self.network.policy).__name__} to learn: with an update "
-                f"every {interval} frames it gets a gradient from {needed} frames on.\n"
+                f"Clips of {length} frames are too short for {type(self.network.policy).__name__} to learn:\n"
+                f"  with an update every {interval} frames it gets a gradient from {needed} frames on.\n"
                 f"Set --data.sampler.length to {needed} or more, or a smaller --model.network.train_rules.interval."
             )
         if int(clip.objects.max()) > self.network.capacity:

@@ -22,6 +22,7 @@ from lightning_vos.vos.canvas import Canvas, View
 from lightning_vos.vos.network import Given, Masks, VOSNetwork
 
 _NEVER = -1e10  # logit of a slot without an object
+_TRAIN_RULES, _TEST_RULES = MemoryRules(interval=2), MemoryRules(interval=10)
 
 
 class MAVOSFeatures(NamedTuple):
@@ -87,15 +88,15 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         channels: int = 256,
         window: int = 15,
         align_corners: bool = True,
-        train_rules: MemoryRules = MemoryRules(interval=2),
-        test_rules: MemoryRules = MemoryRules(interval=10),
+        train_rules: MemoryRules = _TRAIN_RULES,
+        test_rules: MemoryRules = _TEST_RULES,
     ) -> None:
         super().__init__()
         if window < 1 or window % 2 == 0:
             raise ValueError(f"MAVOSNetwork.window is {window}, expected an odd number of positions such as 15")
         if layers < 1 or channels < 8 or channels % 8:
             raise ValueError(
-                f"MAVOSNetwork.layers is {layers} and channels {channels}, expected at least 1 layer and a multiple of 8"
+                f"MAVOSNetwork: layers is {layers}, channels {channels}; expected at least 1 layer and a multiple of 8"
             )
         stride = backbone.strides[-1]
         self.canvas = Canvas(stride, align_corners)
@@ -175,7 +176,7 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         return F.interpolate(logits, view.frame, mode="bilinear", align_corners=self.canvas.align_corners)
 
     def planes(self, labels: Tensor, slots: int, view: View) -> Tensor:
-        """One-hot planes of the labels at the nearest pixels of the network's size; unknown labels (255) are nothing."""
+        """One-hot planes of the labels, nearest at the network's size; an unknown label (255) is in no plane."""
         small = F.interpolate(labels[:, None].float(), view.network, mode="nearest")
         return (small == torch.arange(1 + slots, device=labels.device).view(1, -1, 1, 1)).float()
 
