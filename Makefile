@@ -5,7 +5,6 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 RUN := $(BIN)/lightning_vos
-DEMO := runs/demo
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 help: ## Show what can be made
@@ -22,3 +21,34 @@ install: .venv/.installed ## Install the locked packages and this one, editable,
 	"$(UV)" pip sync --quiet --require-hashes --python .venv requirements.lock
 	"$(UV)" pip install --quiet --no-deps --python .venv --editable .
 	touch .venv/.installed
+
+SEED ?= 0
+demo: install ## Train a small MAVOS on rendered videos, test it on others, leave an overlay to look at (SEED=0)
+	$(RUN) fit --config configs/demo.yaml --seed_everything $(SEED)
+	$(RUN) test --config configs/demo.yaml --ckpt_path last
+
+test: install ## Run the tests (under ten minutes on two cores)
+	$(BIN)/python -m pytest
+
+test-all: install ## Run the tests that take minutes, too
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: install ## Check style and that the parts depend on each other in one direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## Check types, strictly
+	$(BIN)/mypy
+
+format: install ## Mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: | $(filter .uv/bin/uv,$(UV)) ## Choose versions anew; the lock holds versions and hashes, no addresses
+	"$(UV)" pip compile pyproject.toml --universal --generate-hashes --all-extras --upgrade --quiet -o requirements.lock
+
+wheel: install ## Build the wheel into dist/
+	"$(UV)" build --quiet --wheel --out-dir dist .
+
+clean: ## Remove what make has made, but for runs/ and data/
+	rm -rf .venv .uv dist .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,13 @@ class PolynomialSchedule:
     power: float = 0.9
     backbone_factor: float = 0.1
 
+    def __post_init__(self) -> None:
+        if self.floor < 0 or not 0 <= self.warmup <= 1 or self.power <= 0 or self.backbone_factor < 0:
+            raise ValueError(
+                f"PolynomialSchedule: floor is {self.floor}, warmup is {self.warmup}, power is {self.power}, "
+                f"backbone_factor is {self.backbone_factor}; expected rates of 0 and above, a fraction, a power above 0"
+            )
+
     def rate(self, step: int, steps: int, peak: float) -> float:
         """Learning rate at `step` of `steps`.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import signal
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
+MODEL = "model"  # key of a checkpoint: class path and arguments of its model
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -41,17 +43,24 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Saves the parsed config as `config.yaml` in the run's folder and hands it to every logger."""
+    """Saves the parsed config as `config.yaml` in the run's folder, and what the model is in every checkpoint."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes and hands on the config, once a run, on the first rank."""
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        # with its nulls: they may stand against defaults
-        text = self.parser.dump(self.config, skip_none=False)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        (folder / "config.yaml").write_text(self._text, encoding="utf-8")
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
+            logger.log_hyperparams(yaml.safe_load(self._text))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds class path and arguments of the model, so that a checkpoint says itself what it is."""
+        checkpoint[MODEL] = yaml.safe_load(self._text)["model"]
+
+    @cached_property
+    def _text(self) -> str:
+        # with its nulls: they may stand against defaults
+        return self.parser.dump(self.config, skip_none=False)
 
 
 class LastCheckpoint(Checkpoint):

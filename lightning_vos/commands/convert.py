@@ -68,11 +68,7 @@ def _to_ours(state: dict[str, Tensor], name: str, source: Path) -> dict[str, Any
     model = yaml.safe_load(find_config(f"model/{name}.yaml", shipped_configs()).read_text(encoding="utf-8"))["model"]
     return {
         "state_dict": {f"network.{key}": value for key, value in ours.items()},
-        "hyper_parameters": {
-            "_instantiator": "lightning.pytorch.cli.instantiate_module",
-            "_class_path": model["class_path"],
-            **model["init_args"],
-        },
+        "model": model,
         "pytorch-lightning_version": lightning.__version__,
         "epoch": 0,
         "global_step": 0,
@@ -96,11 +92,10 @@ def _to_published(state: dict[str, Tensor], source: Path) -> tuple[str, dict[str
 
 
 def _description(source: Path, content: dict[str, Any], state: dict[str, Tensor], name: str | None) -> str:
-    settings = content.get("hyper_parameters", {})
     if name:
         what = f"a published file of {name}"
     elif "pytorch-lightning_version" in content:
-        model = settings.get("_class_path", "an unnamed model")
+        model = content.get("model", {}).get("class_path", "an unnamed model")
         what = f"a checkpoint of {model} after {content.get('global_step', 0)} steps"
     else:
         what = "a plain state dict of no published model that is known here"

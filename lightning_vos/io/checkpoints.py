@@ -63,10 +63,7 @@ def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if there are no tensors inside.
     """
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"Weight file {path} holds no tensors; its keys are {sorted(content)[:5]}.")

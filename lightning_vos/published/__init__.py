@@ -59,20 +59,20 @@ def load_network(path: Path) -> VOSNetwork[Any]:
     name = recognize(state)
     if name is not None:
         return load_published(name, state)
-    settings = content.get("hyper_parameters", {})
-    if not str(settings.get("_class_path", "")).startswith("lightning_vos."):
+    settings = content.get("model", {})
+    if not str(settings.get("class_path", "")).startswith("lightning_vos."):
         raise CheckpointError(
-            f"{path} does not say which network its {len(state)} entries belong to: it is no published file that is "
-            "known here, and no checkpoint of `lightning_vos fit`.\nSee what it is with `lightning_vos convert FILE --inspect`."
+            f"{path} does not say which network its {len(state)} entries belong to:\n"
+            "it is no published file that is known here, and no checkpoint of `lightning_vos fit`.\n"
+            "See what it is with `lightning_vos convert FILE --inspect`."
         )
     from lightning.pytorch import LightningModule
     from lightning.pytorch.cli import instantiate_module
 
-    class_path = settings["_class_path"]
-    plain = {key: value for key, value in settings.items() if key not in {"_class_path", "_instantiator"}}
-    module = instantiate_module(LightningModule, {"_class_path": class_path, **plain, "weights": None})
+    arguments = {"_class_path": settings["class_path"], **settings["init_args"], "weights": None}
+    module = instantiate_module(LightningModule, arguments)
     network = cast("VOSNetwork[Any]", module.network)
-    check_fit(state, network.state_dict(), str(path), class_path)
+    check_fit(state, network.state_dict(), str(path), settings["class_path"])
     network.load_state_dict(state)
     return network.eval()
 

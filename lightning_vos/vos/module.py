@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_vos.callbacks.results import MaskWriter, ScoreWriter
@@ -48,26 +49,50 @@ class VOSModule(L.LightningModule):
         self.scores = RegionBoundary()
         self._frames, self._seconds = 0, 0.0
 
-    def setup(self, stage: str) -> None:
-        """Load what the run starts from; a checkpoint that is resumed or tested makes this needless.
+    def on_fit_start(self) -> None:
+        """Start from `weights`, else from what the network's recipe starts from.
+
+        Raises:
+            CheckpointError: if the weights cannot be had or do not fit.
+        """
+        if not self._has_weights():
+            self.network.load_start_weights()
+
+    def on_validation_start(self) -> None:
+        """Load `weights` where a checkpoint is not what is validated; errors as `on_test_start`."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self._need_weights()
+
+    def on_test_start(self) -> None:
+        """Load `weights` where a checkpoint is not what is tested.
 
         Raises:
             CheckpointError: if the weights cannot be had or do not fit.
             ConfigError: if there is nothing to test with.
         """
-        if self.trainer.ckpt_path is not None:
-            return
-        if self.weights is not None:
-            # Published layouts know the networks they belong to, so they can only be asked for here.
-            from lightning_vos.published import load_weights
+        self._need_weights()
 
-            rank_zero_info(load_weights(self.network, Path(self.weights), self.weights_may_lack))
-        elif stage == "fit":
-            self.network.load_start_weights()
-        else:
+    def on_predict_start(self) -> None:
+        """Load `weights` where a checkpoint is not what predicts; errors as `on_test_start`."""
+        self._need_weights()
+
+    def _has_weights(self) -> bool:
+        """Whether a checkpoint was restored, or `weights` are there, which are loaded then."""
+        if self.trainer.ckpt_path is not None:
+            return True
+        if self.weights is None:
+            return False
+        # Published layouts know the networks they belong to, so they can only be asked for here.
+        from lightning_vos.published import load_weights
+
+        rank_zero_info(load_weights(self.network, Path(self.weights), self.weights_may_lack))
+        return True
+
+    def _need_weights(self) -> None:
+        if not self._has_weights():
             raise ConfigError(
-                f"There are no weights to {stage} with: random ones give random masks.\n"
-                "Name a run of this recipe by --ckpt_path best (or last, or a file), or weights by --model.weights FILE."
+                "There are no weights to run with: random ones give random masks.\n"
+                "Name a run of this recipe: --ckpt_path best (or last, or a file), or weights: --model.weights FILE."
             )
 
     def configure_callbacks(self) -> Sequence[Callback]:

@@ -104,8 +104,6 @@ class ModulatedCrossAttentionMemory(MemoryPolicy):
         value_layout: ValueLayout = "official",
     ) -> None:
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"ModulatedCrossAttentionMemory.levels is {levels}, expected at least 1 focal level")
         self.blocks = nn.ModuleList(
             nn.ModuleList(MCABlock(channels, heads, levels, value_layout) for channels in (keys, values, values))
             for _ in range(layers)

@@ -5,7 +5,7 @@ Shapes: B batch, h w feature grid, n = h * w tokens, C channels, L focal levels.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, trunc_normal_
@@ -37,6 +37,11 @@ class ModulatedCrossAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 4, levels: int = 2, value_layout: ValueLayout = "official") -> None:
         super().__init__()
+        if heads < 1 or channels % heads or levels < 1 or value_layout not in get_args(ValueLayout):
+            raise ValueError(
+                f"ModulatedCrossAttention: heads is {heads}, levels is {levels}, value_layout is {value_layout!r}; expected "
+                f"a divisor of {channels} channels, at least 1 focal level, and one of {', '.join(get_args(ValueLayout))}"
+            )
         self.channels, self.heads, self.levels, self.value_layout = channels, heads, levels, value_layout
         self.query = nn.Linear(channels, channels, bias=False)
         self.key = nn.Linear(channels, channels, bias=False)

@@ -5,6 +5,7 @@ Shapes: B clips, T frames, N object slots, H W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,13 +86,22 @@ class MAVOS(VOSModule):
         return [*super().configure_callbacks(), WarmEMA()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Four parameter groups, one schedule by steps."""
+        """Four parameter groups, one schedule by steps.
+
+        Raises:
+            ConfigError: if the training has no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:
+            raise ConfigError(
+                f"Training has no end: {steps} steps. Learning rate, losses and averaging follow the fraction that is done.\n"
+                "Set --trainer.max_steps, for example 100000 as the recipes do."
+            )
         groups = parameter_groups(self.network, self.network.backbone, _UNDECAYED)
         in_backbone = [group.pop("backbone") for group in groups]
         optimizer = self.optimizer(groups)
-        steps = int(self.trainer.estimated_stepping_batches)
         factors = [
-            self.schedule.factor(steps, group["lr"], backbone=inner)
+            self.schedule.factor(int(steps), group["lr"], backbone=inner)
             for group, inner in zip(optimizer.param_groups, in_backbone, strict=True)
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
