@@ -36,6 +36,7 @@ test-all: install ## Run the tests that take minutes, too
 lint: install ## Check style and that the parts depend on each other in one direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: install ## Check types, strictly
 	$(BIN)/mypy

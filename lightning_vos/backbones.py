@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from lightning_vos.errors import CheckpointError, ConfigError
 from lightning_vos.io.checkpoints import read_state_dict
 
 _NETWORK_WAIT = 1.5  # seconds to find out that there is no network
+_FILES = ("model.safetensors", "pytorch_model.bin")  # of weights on the hub
 
 
 class Backbone(nn.Module):
@@ -26,7 +26,7 @@ class Backbone(nn.Module):
     Args:
         name: Architecture, any timm name with features at the strides asked for.
         start_weights: What training starts from: a pretrained timm model (`resnet50.tv_in1k`), a local file, or null
-            for random weights. Read by `load_start_weights`, not by the constructor.
+            (`none` on the command line) for random weights. Read by `load_start_weights`, not by the constructor.
         strides: Of the three maps; the first stage of a stride counts.
         final: Whether the output after the model's very last stage is the fourth map; else the third is given twice.
         frozen_norms: Keep batch normalisation at its start statistics and affine, as the published recipes do.
@@ -47,6 +47,8 @@ class Backbone(nn.Module):
         frozen_stages: int = 2,
     ) -> None:
         super().__init__()
+        if frozen_stages not in (0, 1, 2):
+            raise ValueError(f"Backbone.frozen_stages is {frozen_stages}, expected 0 (none), 1 or 2")
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
             raise ConfigError(f"timm knows no model {name!r}. Close names: {', '.join(near) or 'none'}.")
@@ -54,7 +56,9 @@ class Backbone(nn.Module):
         stages = [_stage_of(body, name, stride) for stride in strides]
         if not final:
             body.prune_intermediate_layers(stages[-1:], prune_norm=True, prune_head=True)
-        self.name, self.start_weights, self.strides, self.final = name, start_weights, strides, final
+        self.name, self.strides, self.final = name, strides, final
+        # The command line, and sweeps, turn a null this deep into the text "None".
+        self.start_weights = None if start_weights is None or start_weights.lower() == "none" else start_weights
         channels = [int(body.feature_info[stage]["num_chs"]) for stage in stages]
         self.channels = (*channels, int(body.num_features) if final else channels[-1])
         self.stages = stages
@@ -67,14 +71,14 @@ class Backbone(nn.Module):
 
     def _freeze(self, stages: int) -> None:
         """Stop the gradient of the first parts; timm registers modules in the order of execution."""
-        names = [name for name, _ in self.body.named_parameters()]
-        if stages == 0 or not names:
+        if stages == 0:
             return
-        info = self.body.feature_info
-        last = info[self.stages[0]]["module"] if stages > 1 else names[0].split(".")[0]
-        end = max(i for i, name in enumerate(names) if name.startswith(last))
+        names = [name for name, _ in self.body.named_modules() if name]
+        last = self.body.feature_info[self.stages[0]]["module"] if stages > 1 else names[0]
+        end = max(i for i, name in enumerate(names) if f"{name}.".startswith(f"{last}."))
         for name in names[: end + 1]:
-            self.body.get_parameter(name).requires_grad_(False)
+            for parameter in self.body.get_submodule(name).parameters(recurse=False):
+                parameter.requires_grad_(False)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Maps of (B, 3, H, W) RGB in [0, 1]: (B, C, h, w) at the three strides, then the last one.
@@ -128,37 +132,33 @@ def _stage_of(body: Any, name: str, stride: int) -> int:
 def _pretrained_state(name: str) -> dict[str, Tensor]:
     if not timm.is_model_pretrained(name):
         raise CheckpointError(
-            f"timm has no pretrained weights called {name!r}. Give a name such as resnet50.tv_in1k, a file, or null."
+            f"timm has no pretrained weights called {name!r}. Give a name such as resnet50.tv_in1k, a file, or none."
         )
-    settings = timm.get_pretrained_cfg(name)
-    repository = str(settings.hf_hub_id) if settings else ""
-    cached = any(
-        isinstance(try_to_load_from_cache(repository, f), str) for f in ("model.safetensors", "pytorch_model.bin")
-    )
-    reason = "" if cached else _no_network()
+    settings: Any = timm.get_pretrained_cfg(name)
+    places = [try_to_load_from_cache(settings.hf_hub_id, file) for file in _FILES] if settings.hf_hub_id else []
+    cached = next((place for place in places if isinstance(place, str)), None)
     try:
-        if reason:
-            raise OSError(reason)
-        return timm.create_model(name, pretrained=True).state_dict()
+        if cached is None:
+            _check_network(hf_hub_url(settings.hf_hub_id, "config.json") if settings.hf_hub_id else settings.url)
+        # A cached file is named outright, for without a network the hub's client asks for its date over and over.
+        overlay = {"file": cached} if cached else None
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     except (OSError, HfHubHTTPError) as error:
         raise CheckpointError(
             f"Start weights {name!r} cannot be had: they are not in the local cache, and {error}.\n"
-            "Connect, or name a local file or null (random) by --model.network.backbone.start_weights, or a whole "
+            "Connect, or name a local file or none (random) by --model.network.backbone.start_weights, or a whole "
             "model by --model.weights FILE."
         ) from error
 
 
-def _no_network() -> str:
-    """Why the hub cannot be reached; empty if it can."""
+def _check_network(address: str) -> None:
+    """Ask for an address once, for the hub's client tries for most of a minute; raises OSError."""
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
+        raise OSError("HF_HUB_OFFLINE is set")
     try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_NETWORK_WAIT).close()
-    except urllib.error.HTTPError:
-        return ""
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_NETWORK_WAIT).close()
     except OSError as error:
-        return f"{constants.ENDPOINT} is out of reach ({error})"
-    return ""
+        raise OSError(f"{address} is out of reach ({error})") from error
 
 
 def _mobilenetv2_from_torchvision() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 if TYPE_CHECKING:
     import lightning.pytorch as L
@@ -22,17 +23,21 @@ class WarmEMA(WeightAveraging):
     """
 
     def __init__(self, window: float = 0.1) -> None:
-        super().__init__(avg_fn=self._average)
+        if not 0 < window <= 1:
+            raise ValueError(f"WarmEMA.window is {window}, expected a fraction of the training above 0")
+        super().__init__(multi_avg_fn=self._average)
         self.window = window
         self._last_decay = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Make the averaged model when `fit` begins."""
-        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             # Only max_steps is known this early: the data of the recipes are endless.
             self._last_decay = 1 - 1 / max(self.window * trainer.max_steps, 1.0)
+            # The module moves to its device after this hook; an average elsewhere would be fetched at every step.
+            self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
-    def _average(self, averaged: Tensor, current: Tensor, averages: Tensor | int) -> Tensor:
-        decay = min(self._last_decay, (1 + int(averages)) / (10 + int(averages)))
-        return averaged + (current - averaged) * (1 - decay)
+    def _average(self, averaged: list[Tensor], current: list[Tensor], averages: Tensor | int) -> None:
+        steps = int(averages)
+        get_ema_multi_avg_fn(min(self._last_decay, (1 + steps) / (10 + steps)))(averaged, current, averages)

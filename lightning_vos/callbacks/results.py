@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.run_files import run_folder
 from lightning_vos.errors import ConfigError
 from lightning_vos.io.masks import write_mask
@@ -19,7 +20,6 @@ from lightning_vos.io.overlay import contact_sheet, overlay, write_image
 from lightning_vos.io.video import VideoWriter
 from lightning_vos.io.writing import written_beside
 from lightning_vos.metrics.region_boundary import RegionBoundary
-from lightning_vos.vos.callback import PredictionCallback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

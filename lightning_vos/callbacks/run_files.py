@@ -106,13 +106,14 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves every `every_n_train_steps` steps, and the last step of all.
+        """Saves every `every_n_train_steps` steps, and the last of all before averaged weights become the model's.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed during the batch.
         """
         step = trainer.global_step
-        if step % self.every_n_train_steps == 0 or step == trainer.max_steps or self._stopping:
+        ends = step == trainer.max_steps or trainer.should_stop or self._stopping
+        if ends or step % self.every_n_train_steps == 0:
             self._save(trainer)
         if self._stopping:
             raise KeyboardInterrupt

@@ -63,16 +63,14 @@ def _to_ours(state: dict[str, Tensor], name: str, source: Path) -> dict[str, Any
     from lightning_vos.published import METHODS, check_fit
 
     method = METHODS[name]
-    ours = method.to_ours(state)
-    check_fit(ours, method.build(name).state_dict(), str(source), f"the published {name}")
+    check_fit(state, method.to_published(method.build(name).state_dict()), str(source), f"the published {name}")
     model = yaml.safe_load(find_config(f"model/{name}.yaml", shipped_configs()).read_text(encoding="utf-8"))["model"]
     return {
-        "state_dict": {f"network.{key}": value for key, value in ours.items()},
+        "state_dict": {f"network.{key}": value for key, value in method.to_ours(state).items()},
         "model": model,
         "pytorch-lightning_version": lightning.__version__,
         "epoch": 0,
         "global_step": 0,
-        "loops": {},
     }
 
 

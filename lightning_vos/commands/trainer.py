@@ -41,6 +41,8 @@ _NOISE = (
     r".*You're resuming from a checkpoint that ended before the epoch ended",  # our loaders follow the step
     r".*The dirpath has changed from",  # a test has its own folder
     r".*The number of training batches .* is smaller than the logging interval",
+    r".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",  # checkpoints hold the average
+    r".*It is recommended to use `self\.log\(.*sync_dist=True",  # scores are gathered before they are logged
 )
 
 

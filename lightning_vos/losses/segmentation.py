@@ -19,7 +19,7 @@ def bootstrapped_cross_entropy(logits: Tensor, labels: Tensor, kept: float) -> T
     Args:
         logits: (B, 1 + N, H, W).
         labels: (B, H, W) int64, `IGNORED` counts as a pixel without loss.
-        kept: Fraction of all pixels, hardest first; 1 takes the mean over the annotated ones.
+        kept: Fraction of all pixels, hardest first, at least one pixel; 1 takes the mean over all.
 
     Returns:
         (B,).
@@ -28,7 +28,7 @@ def bootstrapped_cross_entropy(logits: Tensor, labels: Tensor, kept: float) -> T
     tensor([0.6931])
     """
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten(1)
-    return losses.topk(int(kept * losses.shape[1]), dim=1, sorted=False).values.mean(dim=1)
+    return losses.topk(max(int(kept * losses.shape[1]), 1), dim=1, sorted=False).values.mean(dim=1)
 
 
 def soft_jaccard(logits: Tensor, labels: Tensor) -> Tensor:

@@ -36,12 +36,17 @@ def load_published(name: str, weights: str | Path | Mapping[str, Any]) -> VOSNet
     """
     if name not in METHODS:
         raise CheckpointError(f"No published model is called {name!r}; known are {', '.join(METHODS)}.")
+    if isinstance(weights, str | Path):
+        return _published_network(name, read_state_dict(Path(weights)), str(weights))
+    state = {key: torch.as_tensor(value) for key, value in weights.items()}
+    return _published_network(name, state, "The given state dict")
+
+
+def _published_network(name: str, state: Mapping[str, Tensor], source: str) -> VOSNetwork[Any]:
     method = METHODS[name]
     network = method.build(name)
-    state = read_state_dict(Path(weights)) if isinstance(weights, str | Path) else weights
-    converted = method.to_ours({key: torch.as_tensor(value) for key, value in state.items()})
-    check_fit(converted, network.state_dict(), "The given state dict" if state is weights else str(weights), name)
-    network.load_state_dict(converted)
+    check_fit(state, method.to_published(network.state_dict()), source, name)
+    network.load_state_dict(method.to_ours(state))
     return network.eval()
 
 
@@ -58,7 +63,7 @@ def load_network(path: Path) -> VOSNetwork[Any]:
     state = state_dict_of(content, path)
     name = recognize(state)
     if name is not None:
-        return load_published(name, state)
+        return _published_network(name, state, str(path))
     settings = content.get("model", {})
     if not str(settings.get("class_path", "")).startswith("lightning_vos."):
         raise CheckpointError(
@@ -91,14 +96,14 @@ def load_weights(network: VOSNetwork[Any], path: Path, may_lack: Sequence[str] =
     Raises:
         CheckpointError: if the file cannot be read or does not fit; nothing is changed then.
     """
-    state = read_state_dict(path)
+    state, own = read_state_dict(path), network.state_dict()
     name = recognize(state)
-    if name is not None:
-        state = METHODS[name].to_ours(state)
-    own = network.state_dict()
-    lacked = {key: own[key] for key in own if key not in state and key.startswith(tuple(may_lack))} if may_lack else {}
-    check_fit(state | lacked, own, str(path), f"{type(network).__name__} with these settings")
-    network.load_state_dict(state | lacked)
+    # What does not fit is told by the names of the file.
+    to_ours, to_theirs = (METHODS[name].to_ours, METHODS[name].to_published) if name else (dict, dict)
+    ours = to_ours(state)
+    lacked = {key: own[key] for key in own if key not in ours and key.startswith(tuple(may_lack))} if may_lack else {}
+    check_fit(state | to_theirs(lacked), to_theirs(own), str(path), f"{type(network).__name__} with these settings")
+    network.load_state_dict(ours | lacked)
     line = f"Loaded {len(state)} entries from {path} ({'published ' + name if name else 'a checkpoint of ours'})"
     return f"{line}; {len(lacked)} that it lacks start as they were: {', '.join(may_lack)}." if lacked else f"{line}."
 

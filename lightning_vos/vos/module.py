@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.results import MaskWriter, ScoreWriter
 from lightning_vos.errors import ConfigError
 from lightning_vos.metrics.region_boundary import RegionBoundary
 from lightning_vos.structures import ScoredVideo
-from lightning_vos.vos.callback import PredictionCallback
 from lightning_vos.vos.track import Remembering, track
 
 if TYPE_CHECKING:

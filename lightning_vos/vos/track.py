@@ -63,18 +63,18 @@ class Tracker:
         """
         view = self._check(frame)
         started = _now(device := self._device)
+        mask = None if mask is None else self._labels(mask, "mask", view).to(device)
+        forced = None if forced is None else self._labels(forced, "label map to remember", view).to(device)
         if mask is not None:
-            mask = self._labels(mask, "mask", view).to(device)
             self._add([i for i in mask.unique().tolist() if i != 0])
         time_of_frame, self._time = self._time, self._time + 1
         if not self.object_ids:
-            labels = torch.zeros(view.frame, dtype=torch.int64)
-            return Prediction(labels, torch.ones(1, *view.frame), (), _now(device) - started)
+            labels = torch.zeros(view.frame, dtype=torch.int64, device=device)
+            return Prediction(labels, torch.ones(1, *view.frame, device=device), (), _now(device) - started)
         features = self.network.encode(self.network.canvas.enter(frame.to(device)[None], view))
         kept = None
         if forced is not None:
-            slots = self._to_slots(self._labels(forced, "forced", view).to(device))
-            kept = self.network.planes(slots[None], self._capacity, view)
+            kept = self.network.planes(self._to_slots(forced)[None], self._capacity, view)
         masks, self.memories = advance(
             self.network,
             features,
@@ -114,8 +114,11 @@ class Tracker:
         return sum(memory.valid.shape[1] for memory in self.memories)
 
     def _check(self, frame: Tensor) -> View:
-        if frame.dim() != 3 or frame.shape[0] != 3:
-            raise FrameError(f"A frame has shape {tuple(frame.shape)}, expected (3, H, W) RGB in [0, 1].")
+        if frame.dim() != 3 or frame.shape[0] != 3 or not frame.is_floating_point():
+            raise FrameError(
+                f"Frame {self._time} is {frame.dtype} of shape {tuple(frame.shape)}, "
+                "expected float of shape (3, H, W): RGB in [0, 1]."
+            )
         size = (frame.shape[1], frame.shape[2])
         if self._view is None:
             network = self.network.canvas.view(*(self._size or size)).network
@@ -197,8 +200,8 @@ def track(
         yield tracker.step(frame, prompts.get(number))
     if number < 0:
         raise FrameError("The video has no frames.")
-    if late := [index for index in prompts if index > number]:
-        raise MaskError(f"Prompts are given for frames {late}, but the video ends with frame {number}.")
+    if outside := [index for index in prompts if not 0 <= index <= number]:
+        raise MaskError(f"Prompts are given for frames {outside}, but the video ends with frame {number}.")
 
 
 class Remembering:

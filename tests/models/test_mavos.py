@@ -155,7 +155,10 @@ class Joined(MemoryPolicy):
     """Keeps everything and learns nothing."""
 
     def update(self, bank, new, size):
-        return tuple(type(old)(*map(torch.cat, zip(fresh, old, strict=True), (1, 1, 1))) for fresh, old in zip(new, bank, strict=True))
+        return tuple(
+            type(old)(*map(torch.cat, zip(fresh, old, strict=True), (1, 1, 1)))
+            for fresh, old in zip(new, bank, strict=True)
+        )
 
 
 def test_a_policy_without_parameters_takes_clips_of_any_length():
@@ -221,11 +224,11 @@ class StubTrainer:
 
     def __init__(self, step, steps):
         self.global_step, self.estimated_stepping_batches = step, steps
-        self.world_size, self.barebones = 1, True
 
 
 def attached(mavos, step, steps=100):
     mavos._trainer = StubTrainer(step, steps)
+    mavos.log = lambda *_, **__: None
     return mavos
 
 
@@ -264,7 +267,10 @@ def test_parameter_groups_and_rates():
         optimizer.step()
         scheduler.step()
         if step in (50, 500, 1000):
-            rates = {next(iter(g)).startswith("backbone"): o["lr"] for (g, _), o in zip(groups, optimizer.param_groups, strict=True)}
+            rates = {
+                next(iter(g)).startswith("backbone"): o["lr"]
+                for (g, _), o in zip(groups, optimizer.param_groups, strict=True)
+            }
             expected = {50: 1e-4, 500: 1e-5 + 9e-5 * (1 - 450 / 951) ** 0.9, 1000: 1e-5 + 9e-5 * (1 / 951) ** 0.9}
             assert rates[False] == pytest.approx(expected[step])
             assert rates[True] - 1e-5 == pytest.approx(0.1 * (rates[False] - 1e-5))

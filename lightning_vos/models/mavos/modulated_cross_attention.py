@@ -37,10 +37,11 @@ class ModulatedCrossAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 4, levels: int = 2, value_layout: ValueLayout = "official") -> None:
         super().__init__()
-        if heads < 1 or channels % heads or levels < 1 or value_layout not in get_args(ValueLayout):
+        layouts = get_args(ValueLayout)
+        if heads < 1 or channels % heads or levels < 1 or value_layout not in layouts:
             raise ValueError(
-                f"ModulatedCrossAttention: heads is {heads}, levels is {levels}, value_layout is {value_layout!r}; expected "
-                f"a divisor of {channels} channels, at least 1 focal level, and one of {', '.join(get_args(ValueLayout))}"
+                f"ModulatedCrossAttention: heads is {heads}, levels is {levels}, value_layout is {value_layout!r};\n"
+                f"  expected a divisor of {channels} channels, at least 1 focal level, and one of {', '.join(layouts)}"
             )
         self.channels, self.heads, self.levels, self.value_layout = channels, heads, levels, value_layout
         self.query = nn.Linear(channels, channels, bias=False)

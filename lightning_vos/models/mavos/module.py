@@ -94,7 +94,7 @@ class MAVOS(VOSModule):
         steps = self.trainer.estimated_stepping_batches
         if not 0 < steps < math.inf:
             raise ConfigError(
-                f"Training has no end: {steps} steps. Learning rate, losses and averaging follow the fraction that is done.\n"
+                f"Training has no end: {steps} steps. Learning rate, losses and averaging follow the fraction done.\n"
                 "Set --trainer.max_steps, for example 100000 as the recipes do."
             )
         groups = parameter_groups(self.network, self.network.backbone, _UNDECAYED)

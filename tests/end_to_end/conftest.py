@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runs import TINY
+
+
+@pytest.fixture(scope="session")
+def run_inside() -> Callable[..., None]:
+    """Runs `lightning_vos WORDS...` in this process and in a folder, for what several tests look at."""
+
+    def run(folder: Path, *words: str) -> None:
+        from lightning_vos.cli import main
+
+        interrupt = signal.getsignal(signal.SIGINT)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["lightning_vos", *words])
+            try:
+                main()
+            finally:
+                signal.signal(signal.SIGINT, interrupt)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rendered videos of `tiny.yaml`; copy what is to be changed."""
+    from datamodules.synthetic_files import SyntheticSettings, write_davis
+
+    root = tmp_path_factory.mktemp("data")
+    write_davis(root / "DAVIS", SyntheticSettings(train=4, val=3, frames=8, height=64, width=80))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(data: Path) -> tuple[str, ...]:
+    """The words that every run of the tiny recipe begins with."""
+    return ("--config", os.fspath(TINY), "--data.root", os.fspath(data))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, run_inside: Callable[..., None], tiny: tuple[str, ...]) -> Path:
+    """The run of a whole `fit` of the tiny recipe."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_inside(folder, "fit", *tiny)
+    return folder / "runs/tiny/version_0"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,134 @@
+"""The training losses against loops over pixels."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lightning_vos.losses.segmentation import IGNORED, BootstrappedJaccard, bootstrapped_cross_entropy, soft_jaccard
+
+
+@pytest.fixture
+def pair():
+    """(2, 4, 5, 6) logits and (2, 5, 6) labels; class 3 is absent from the second clip."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, 4, (2, 5, 6))
+    labels[1][labels[1] == 3] = 0
+    return torch.randn(2, 4, 5, 6, dtype=torch.float64), labels
+
+
+def entropy_by_loops(logits, labels, kept):
+    result = []
+    for sample, truth in zip(logits, labels, strict=True):
+        losses = [
+            0.0 if truth[y, x] == IGNORED else -math.log(sample[:, y, x].softmax(0)[truth[y, x]])
+            for y in range(truth.shape[0])
+            for x in range(truth.shape[1])
+        ]
+        hardest = sorted(losses, reverse=True)[: int(kept * len(losses))]
+        result.append(sum(hardest) / len(hardest))
+    return torch.tensor(result, dtype=logits.dtype)
+
+
+def jaccard_by_loops(logits, labels):
+    result = []
+    for sample, truth in zip(logits, labels, strict=True):
+        losses = []
+        for k in truth[truth != IGNORED].unique().tolist():
+            both = either = 0.0
+            for y in range(truth.shape[0]):
+                for x in range(truth.shape[1]):
+                    if truth[y, x] != IGNORED:
+                        p, g = float(sample[:, y, x].softmax(0)[k]), float(truth[y, x] == k)
+                        both, either = both + p * g, either + p + g - p * g
+            losses.append(1 - both / either)
+        result.append(sum(losses) / len(losses) if losses else 0.0)
+    return torch.tensor(result, dtype=logits.dtype)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("kept", [1.0, 0.5, 0.15])
+def test_cross_entropy_of_the_hardest_pixels(pair, kept, ignored):
+    logits, labels = pair
+    if ignored:
+        labels[:, :2] = IGNORED
+    assert_close(bootstrapped_cross_entropy(logits, labels, kept), entropy_by_loops(logits, labels, kept))
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_jaccard_of_the_classes_that_are_there(pair, ignored):
+    logits, labels = pair
+    if ignored:
+        labels[:, :2] = IGNORED
+    assert_close(soft_jaccard(logits, labels), jaccard_by_loops(logits, labels), rtol=1e-6, atol=1e-6)
+
+
+def test_a_frame_that_nobody_annotated_costs_nothing(pair):
+    logits, labels = pair
+    logits.requires_grad_()
+    loss = BootstrappedJaccard()(logits, torch.full_like(labels, IGNORED), 0.5)
+    assert_close(loss, torch.zeros(2, dtype=torch.float64))
+    loss.sum().backward()
+    assert_close(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_what_lies_under_ignored_pixels_does_not_matter(pair, progress):
+    logits, labels = pair
+    labels[:, 1:3] = IGNORED
+    other = logits.clone()
+    other[:, :, 1:3] = 40
+    loss = BootstrappedJaccard()
+    assert_close(loss(logits, labels, progress), loss(other, labels, progress))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_empty_slots_change_nothing(pair, dtype):
+    logits, labels = pair[0].to(dtype).requires_grad_(), pair[1]
+    more = torch.cat([logits.detach(), torch.full((2, 7, 5, 6), -1e10, dtype=dtype)], dim=1).requires_grad_()
+    loss = BootstrappedJaccard()
+    for progress in (0.0, 1.0):
+        first, second = loss(logits, labels, progress), loss(more, labels, progress)
+        assert_close(first, second)
+        (gradient,) = torch.autograd.grad(first.sum(), logits)
+        (more_gradient,) = torch.autograd.grad(second.sum(), more)
+        assert_close(more_gradient[:, :4], gradient)
+        assert not more_gradient[:, 4:].any()
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_gradients_stay_finite(pair, size):
+    logits = (pair[0].float() * size).requires_grad_()
+    BootstrappedJaccard()(logits, pair[1], 0.7).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.any()
+
+
+def test_a_perfect_answer_costs_nothing_and_the_worst_one(pair):
+    labels = pair[1]
+    perfect = torch.nn.functional.one_hot(labels, 4).movedim(3, 1) * 100.0
+    assert_close(BootstrappedJaccard()(perfect, labels, 1.0), torch.zeros(2), atol=1e-6, rtol=0)
+    assert (soft_jaccard(-perfect, labels) > 0.99).all()
+
+
+def test_fewer_pixels_count_as_training_goes_on(pair):
+    loss = BootstrappedJaccard(hardest=0.2, warmup=0.5)
+    assert [loss.kept(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert BootstrappedJaccard(warmup=0.0).kept(0.0) == pytest.approx(0.15)
+    values = [loss(*pair, progress).sum() for progress in (0.0, 0.25, 0.5)]
+    assert values == sorted(values)
+    half = 0.5 * (bootstrapped_cross_entropy(*pair, 0.6) + soft_jaccard(*pair))
+    assert_close(loss(*pair, 0.25), half)
+
+
+@pytest.mark.parametrize("settings", [{"hardest": 0.0}, {"hardest": 1.1}, {"warmup": -0.1}, {"warmup": 2.0}])
+def test_fractions_are_fractions(settings):
+    with pytest.raises(ValueError, match="expected fractions of 1"):
+        BootstrappedJaccard(**settings)
+
+
+def test_small_frames_keep_a_pixel():
+    """15 % of five pixels is less than one; a mean of none would not be a number."""
+    logits, labels = torch.randn(1, 2, 1, 5), torch.ones(1, 1, 5, dtype=torch.long)
+    assert torch.isfinite(BootstrappedJaccard()(logits, labels, 1.0)).all()

@@ -1,0 +1,265 @@
+"""Published files and ours: both ways, whole or not at all, and nothing in a file is ever run."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from lightning_vos.commands.convert import convert, inspect
+from lightning_vos.commands.trainer import _check_checkpoint
+from lightning_vos.errors import CheckpointError
+from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict
+from lightning_vos.published import METHODS, load_network, load_published, load_weights, mavos, recognize
+
+# Entries of the published layouts that papers/readers of the files know
+KNOWN = {
+    "mavos_r50": {
+        "encoder.conv1.weight": (64, 3, 7, 7),
+        "encoder.layer3.5.bn3.running_var": (1024,),
+        "encoder_projector.weight": (256, 1024, 1, 1),
+    },
+    "mavos_mobilenetv2": {
+        "encoder.features.0.0.weight": (32, 3, 3, 3),
+        "encoder.features.17.conv.3.running_mean": (320,),
+        "encoder.features.18.0.weight": (1280, 320, 1, 1),
+        "encoder_projector.weight": (256, 1280, 1, 1),
+    },
+}
+BOTH = {
+    "patch_wise_id_bank.weight": (256, 11, 17, 17),
+    "id_norm.weight": (256,),
+    "LSTT.layers.0.linear_ID_V.weight": (512, 256),
+    "LSTT.layers.2.linear_ID_V.weight": (512, 512),
+    "LSTT.layers.1.short_term_attn.relative_emb_k.weight": (225, 128, 1, 1),
+    "long_term_memory_attention.2.3.joint_modulation.attn.q.weight": (512, 512),
+    "long_term_memory_attention.0.0.joint_modulation.attn.focal_layers.1.0.weight": (128, 1, 5, 5),
+    "decoder.conv_out.weight": (11, 128, 1, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def built():
+    """Each published network with random weights, and those under the published names."""
+    torch.manual_seed(0)
+    networks = {name: mavos.build(name) for name in mavos.NAMES}
+    for network in networks.values():
+        for buffer in network.buffers():
+            buffer.add_(torch.rand_like(buffer) if buffer.is_floating_point() else 0)
+    return {name: (network, mavos.to_published(network.state_dict())) for name, network in networks.items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_names_go_both_ways(built, name):
+    network, published = built[name]
+    own = network.state_dict()
+    assert len(published) == len(own)
+    assert not published.keys() & own.keys()
+    assert {key: tuple(published[key].shape) for key in KNOWN[name] | BOTH} == KNOWN[name] | BOTH
+    assert recognize(published) == name
+    assert recognize(own) is None
+    assert equal(mavos.to_ours(published), own)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_published_state_dict_is_loaded(built, name):
+    network, published = built[name]
+    loaded = load_published(name, {key: value.numpy() for key, value in published.items()})
+    assert not loaded.training
+    assert equal(loaded.state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_there_and_back_again(built, name, tmp_path, command):
+    network, published = built[name]
+    theirs, ours, again = tmp_path / "theirs.pth", tmp_path / "ours.ckpt", tmp_path / "again.pth"
+    # as DistributedDataParallel leaves names
+    torch.save({"state_dict": {f"module.{key}": value for key, value in published.items()}, "step": 3}, theirs)
+    finished = command("convert", str(theirs), str(ours))
+    assert finished.status == 0, finished.err
+    assert f"{ours} is a checkpoint of ours of {name}, {len(published)} entries." in finished.out
+    assert command("convert", str(ours), str(again)).status == 0
+    assert equal(read_state_dict(again), published)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pth", "ours.ckpt", "theirs.pth"]
+    assert _check_checkpoint(ours) == 0
+    for path in (theirs, ours):
+        loaded = load_network(path)
+        assert not loaded.training
+        assert equal(loaded.state_dict(), network.state_dict())
+    assert (
+        f"is a published file of {name}: {len(published)} entries" in command("convert", str(theirs), "--inspect").out
+    )
+    assert "a checkpoint of lightning_vos.MAVOS after 0 steps" in inspect(ours)
+    assert f"{sum(value.numel() for value in published.values()) / 1e6:.2f} M numbers" in inspect(again)
+
+
+def test_a_converted_checkpoint_is_tested(built, tmp_path, command, monkeypatch):
+    """The real command line builds, loads and scores it."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(built["mavos_mobilenetv2"][1], tmp_path / "theirs.pth")
+    convert(tmp_path / "theirs.pth", tmp_path / "ours.ckpt")
+    settings = {"trainer.accelerator": "cpu", "data.workers": 0, "data.settings": "{train: 1, val: 1, frames: 4}"}
+    words = ["-c", "configs/mavos_mobilenetv2.yaml", "-c", "configs/data/synthetic.yaml", "--ckpt_path", "ours.ckpt"]
+    words += [f"--{key}={value}" for key, value in settings.items()]
+    finished = command("test", *words)
+    assert finished.status == 0, finished.err
+    assert len(list((tmp_path / "runs").glob("mavos_mobilenetv2/version_0/masks/*/*.png"))) == 4
+    resumed = command("fit", *words, "--trainer.max_steps=1")
+    assert resumed.status == 2
+    assert "no state of the optimizer" in resumed.err
+
+
+def spoilt(state, how):
+    """A state dict with one fault, and the entry that a message must name."""
+    state = dict(state)
+    if how == "missing":
+        name = "LSTT.layers.1.linear_U.bias"
+        del state[name]
+    elif how == "left over":
+        name = "decoder.surplus.weight"
+        state[name] = torch.zeros(2)
+    else:
+        name = "encoder_projector.bias"
+        state[name] = torch.zeros(7)
+    return state, name
+
+
+@pytest.mark.parametrize("how", ["missing", "left over", "of another shape"])
+def test_one_fault_is_enough_and_is_named(built, tmp_path, how):
+    network, published = built["mavos_mobilenetv2"]
+    state, name = spoilt(published, how)
+    path, target = tmp_path / "spoilt.pth", tmp_path / "ours.ckpt"
+    torch.save(state, path)
+    other = copy.deepcopy(network)
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    for attempt in (
+        lambda: load_published("mavos_mobilenetv2", state),
+        lambda: load_published("mavos_mobilenetv2", path),
+        lambda: load_network(path),
+        lambda: load_weights(other, path),
+        lambda: convert(path, target),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            attempt()
+        assert f"1 entries {how}: {name}" in str(error.value)
+        assert len(str(error.value).splitlines()) <= 8
+    assert equal(other.state_dict(), before)
+    assert not target.exists()
+
+
+def test_a_file_of_another_model_is_refused(built, tmp_path):
+    path = tmp_path / "r50.pth"
+    torch.save(built["mavos_r50"][1], path)
+    with pytest.raises(CheckpointError, match="does not fit mavos_mobilenetv2"):
+        load_published("mavos_mobilenetv2", path)
+    with pytest.raises(CheckpointError, match="does not fit MAVOSNetwork with these settings"):
+        load_weights(tiny.network(), path)
+    with pytest.raises(CheckpointError, match="'mavos_r51'; known are mavos_mobilenetv2, mavos_r50"):
+        load_published("mavos_r51", path)
+
+
+def test_only_what_is_named_may_be_missing(built, tmp_path):
+    """A DeAOT file has no modulated attention: `policy` keeps its values, and that is said."""
+    network = tiny.network(seed=1)
+    state = {f"network.{key}": value for key, value in tiny.network(seed=2).state_dict().items()}
+    path = tmp_path / "deaot.ckpt"
+    torch.save({"state_dict": {key: v for key, v in state.items() if ".policy." not in key}}, path)
+    with pytest.raises(CheckpointError, match=r"entries missing: policy\.blocks\.0"):
+        load_weights(network, path)
+    with pytest.raises(CheckpointError, match=r"entries missing: policy\.blocks\.0"):
+        load_weights(network, path, ["decoder"])
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    line = load_weights(network, path, ["policy"])
+    lacked = [key for key in before if key.startswith("policy")]
+    assert f"{len(lacked)} that it lacks start as they were: policy." in line
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key] if key in lacked else state[f"network.{key}"]), key
+    torch.save({"state_dict": {k: v for k, v in state.items() if ".policy." not in k and "exit.bias" not in k}}, path)
+    with pytest.raises(CheckpointError, match=r"1 entries missing: decoder\.exit\.bias"):
+        load_weights(network, path, ["policy"])
+
+
+def test_a_published_file_may_lack_what_is_named(built, tmp_path):
+    network, published = built["mavos_r50"]
+    kept = "long_term_memory_attention.0.0.joint_modulation.attn.q.weight"
+    path = tmp_path / "part.pth"
+    torch.save({k: v for k, v in published.items() if k == kept or "joint_modulation.mlp" not in k}, path)
+    other = copy.deepcopy(network)
+    assert "published mavos_r50" in load_weights(other, path, ["policy"])
+    assert equal(other.state_dict(), network.state_dict())
+
+
+class Creator:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_nothing_in_a_file_is_run(tmp_path, legacy, command):
+    made, path = tmp_path / "made", tmp_path / "evil.pth"
+    torch.save(
+        {"state_dict": {"a": torch.zeros(1)}, "x": Creator(made)}, path, _use_new_zipfile_serialization=not legacy
+    )
+    with path.with_suffix(".pkl").open("wb") as file:
+        pickle.dump(Creator(made), file)
+    torch.load(path, weights_only=False)
+    assert made.exists()  # the trap works
+    made.unlink()
+    for file in (path, path.with_suffix(".pkl")):
+        for attempt in (read_checkpoint, inspect, load_network, lambda p: load_published("mavos_r50", p)):
+            with pytest.raises(CheckpointError, match="never unpickled"):
+                attempt(file)
+        finished = command("convert", str(file), str(tmp_path / "out.ckpt"))
+        assert finished.status == 2
+        assert "Traceback" not in finished.err
+    assert not made.exists()
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_files_that_are_cut_off_are_refused(tmp_path, suffix, kept):
+    from safetensors.torch import save_file
+
+    path, state = tmp_path / f"cut{suffix}", {"a": torch.rand(500), "b": torch.rand(5, 5)}
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(CheckpointError, match=r"cut off or damaged|it is damaged") as error:
+        read_checkpoint(path)
+    assert str(path) in str(error.value)
+    assert len(str(error.value).splitlines()) <= 8
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path, command):
+    path = tmp_path / "file.pth"
+    with pytest.raises(CheckpointError, match="does not exist"):
+        read_checkpoint(path)
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(CheckpointError, match="holds a list, expected a dictionary"):
+        read_checkpoint(path)
+    torch.save({"epoch": 3, "state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        read_state_dict(path)
+    path.write_text("an error page")
+    with pytest.raises(CheckpointError, match=r"file\.pth"):
+        read_checkpoint(path)
+    torch.save({"a": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="does not say which network its 1 entries belong to"):
+        load_network(path)
+    with pytest.raises(CheckpointError, match="has no published layout"):
+        convert(path, tmp_path / "out.pth")
+    assert "a plain state dict of no published model" in inspect(path)
+    assert not (tmp_path / "out.pth").exists()
+    assert command("convert", str(path)).status == 2

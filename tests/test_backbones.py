@@ -1,0 +1,196 @@
+"""Encoders of timm: their maps, their start weights, and what of them learns."""
+
+import socket
+import time
+
+import pytest
+import timm
+import tiny
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from lightning_vos.backbones import MOBILENETV2_FROM_TORCHVISION, Backbone
+from lightning_vos.errors import CheckpointError, ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "channels"),
+    [
+        ("resnet18", {}, (64, 128, 256, 256)),
+        ("resnet18", {"strides": (2, 4, 8)}, (64, 64, 128, 128)),
+        ("mobilenetv2_100", {"final": True}, (24, 32, 96, 1280)),
+        ("mobilenetv2_100", {}, (24, 32, 96, 96)),
+        ("test_resnet", {"strides": (2, 4, 8), "frozen_norms": False}, (32, 32, 48, 48)),
+    ],
+)
+@torch.no_grad()
+def test_maps_have_the_strides_and_channels_they_promise(name, settings, channels):
+    backbone = Backbone(name, **settings)
+    maps = backbone(tiny.frames(1, 65, 97))
+    assert backbone.channels == channels == tuple(features.shape[1] for features in maps)
+    strides = (*backbone.strides, backbone.strides[-1])
+    sizes = [tuple(features.shape[2:]) for features in maps]
+    assert sizes == [(64 // stride + 1, 96 // stride + 1) for stride in strides]
+
+
+def test_frames_are_normalised_inside():
+    backbone = tiny.backbone().eval()
+    seen = []
+    backbone.body.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    backbone(torch.ones(1, 3, 17, 17) * torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+    assert_close(seen[0], torch.zeros(1, 3, 17, 17))
+
+
+def test_mobilenetv2_of_torchvision_is_the_same_network():
+    """Its file loads by the table, and both then say the same; the table leaves out nothing of either."""
+    theirs = torchvision.models.mobilenet_v2(weights=None).eval()
+    with torch.no_grad():
+        for buffer in theirs.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(torch.rand_like(buffer) + 0.5)
+    modules = {name.rpartition(".")[0] for name in theirs.features.state_dict(prefix="features.")}
+    assert modules == set(MOBILENETV2_FROM_TORCHVISION)
+    ours = Backbone("mobilenetv2_100", final=True, strides=(4, 8, 32), frozen_norms=False)
+    values = MOBILENETV2_FROM_TORCHVISION.values()
+    assert {name.rpartition(".")[0] for name in ours.body.state_dict()} == set(values)
+    assert len(set(values)) == len(values)
+
+
+def test_a_file_of_torchvision_is_loaded(tmp_path):
+    theirs = torchvision.models.mobilenet_v2(weights=None).eval()
+    path = tmp_path / "mobilenet_v2.pth"
+    torch.save(theirs.state_dict(), path)
+    ours = Backbone("mobilenetv2_100", str(path), final=True, strides=(4, 8, 32)).eval()
+    ours.load_start_weights()
+    frames = tiny.frames(1, 64, 64)
+    with torch.no_grad():
+        assert_close(ours(frames)[3], theirs.features((frames - ours.mean) / ours.std), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_of_timms_layout_is_loaded(tmp_path, suffix):
+    other = Backbone("resnet18", strides=(4, 8, 32), frozen_norms=False)
+    state = {name: value.clone() for name, value in other.body.state_dict().items()}
+    state |= {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}  # what a file of timm holds beside
+    path = tmp_path / f"resnet18{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    backbone = Backbone("resnet18", str(path))
+    assert not torch.equal(backbone.body.conv1.weight, state["conv1.weight"])
+    backbone.load_start_weights()
+    for name, value in backbone.body.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def refusal(name, start_weights):
+    """The message of weights that cannot be had, which comes within two seconds and in eight lines."""
+    backbone = Backbone(name, start_weights, frozen_norms=False)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    started = time.perf_counter()
+    with pytest.raises(CheckpointError) as error:
+        backbone.load_start_weights()
+    assert time.perf_counter() - started < 2
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    message = str(error.value)
+    assert len(message.splitlines()) <= 8
+    return message
+
+
+def test_start_weights_that_cannot_be_had(tmp_path):
+    assert f"{tmp_path / 'none.pth'} does not exist" in refusal("resnet18", str(tmp_path / "none.pth"))
+    assert "no pretrained weights called 'resnet18.of_nobody'" in refusal("resnet18", "resnet18.of_nobody")
+    assert "no pretrained weights called 'resnet_of_nobody'" in refusal("resnet18", "resnet_of_nobody")
+
+
+def test_start_weights_of_another_architecture(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save(Backbone("resnet10t").body.state_dict(), path)
+    message = refusal("resnet18", str(path))
+    assert "do not fit the backbone 'resnet18'" in message
+    assert "entries missing" in message
+    torch.save(
+        {k: v[:1] if k == "conv1.weight" else v for k, v in Backbone("resnet18").body.state_dict().items()}, path
+    )
+    assert "1 of another shape ['conv1.weight']" in refusal("resnet18", str(path))
+
+
+def test_without_a_network_the_refusal_is_quick_and_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    message = refusal("resnet18", "resnet18.a1_in1k")
+    assert "'resnet18.a1_in1k' cannot be had" in message
+    assert "HF_HUB_OFFLINE is set" in message
+    assert "--model.network.backbone.start_weights" in message
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and says nothing
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("lightning_vos.backbones.hf_hub_url", lambda repository, file: f"{address}/{file}")
+        assert f"{address}/config.json is out of reach (timed out)" in refusal("resnet18", "resnet18.a1_in1k")
+
+
+def test_weights_in_the_cache_need_no_network(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    state = timm.create_model("test_resnet").state_dict()
+    repository = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    save_file(state, repository / "snapshots" / "abc" / "model.safetensors")
+    backbone = Backbone("test_resnet", "test_resnet.r160_in1k")
+    backbone.load_start_weights()
+    for name, value in backbone.body.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_null_start_weights_change_nothing():
+    backbone = tiny.backbone()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    backbone.load_start_weights()
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "frozen"),
+    [
+        ("resnet18", 0, ()),
+        ("resnet18", 1, ("conv1",)),
+        ("resnet18", 2, ("conv1", "layer1")),
+        ("test_resnet", 2, ("conv1", "layer1")),
+        ("mobilenetv2_100", 2, ("conv_stem", "blocks.0", "blocks.1")),
+    ],
+)
+def test_frozen_stages_get_no_gradient(name, stages, frozen):
+    backbone = Backbone(name, frozen_stages=stages)
+    sum(features.mean() for features in backbone(tiny.frames(1, 33, 33))).backward()
+    for key, parameter in backbone.body.named_parameters():
+        assert (parameter.grad is None) == key.startswith(tuple(f"{part}." for part in frozen)), key
+
+
+def test_frozen_norms_do_not_move():
+    frozen, free = Backbone("resnet18"), Backbone("resnet18", frozen_norms=False, frozen_stages=0)
+    for backbone, moves in ((frozen, False), (free, True)):
+        before = {name: value.clone() for name, value in backbone.body.state_dict().items() if "running" in name}
+        backbone.train()(tiny.frames(2, 33, 33))
+        assert all(torch.equal(backbone.body.state_dict()[name], value) != moves for name, value in before.items())
+    assert not any("bn" in name for name, _ in frozen.body.named_parameters())
+
+
+def test_a_first_map_without_weights_of_its_own():
+    """At stride 2 a ResNet's first map is an activation; all before it is frozen with it."""
+    backbone = Backbone("resnet18", strides=(2, 4, 8))
+    assert {n.partition(".")[0] for n, p in backbone.body.named_parameters() if not p.requires_grad} == {"conv1"}
+    assert {n.partition(".")[0] for n, p in backbone.body.named_parameters() if p.requires_grad} == {"layer1", "layer2"}
+
+
+def test_models_that_do_not_do_are_refused():
+    with pytest.raises(ValueError, match="frozen_stages is 3"):
+        Backbone("resnet18", frozen_stages=3)
+    with pytest.raises(ConfigError, match=r"no model 'resnet5O'.*Close names: "):
+        Backbone("resnet5O")
+    with pytest.raises(ConfigError, match=r"no features at stride 6, only at \[2, 4, 8, 16\]"):
+        Backbone("resnet18", strides=(4, 6, 16))
