@@ -52,6 +52,9 @@ class VOSDataModule(LightningDataModule, ABC):
         sampler: Which frames make a clip.
         transform: Augmentation of a clip.
         merge: Probability that the objects of a second clip are pasted over a clip.
+
+    Raises:
+        ValueError: `batch_size` or `workers` is no count.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class VOSDataModule(LightningDataModule, ABC):
         merge: float = 0.3,
     ) -> None:
         super().__init__()
+        if batch_size < 1 or workers < 0:
+            raise ValueError(f"batch_size is {batch_size}, workers is {workers}; expected at least 1 and at least 0")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.workers = workers

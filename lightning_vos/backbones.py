@@ -26,7 +26,7 @@ class Backbone(nn.Module):
     Args:
         name: Architecture, any timm name with features at the strides asked for.
         start_weights: What training starts from: a pretrained timm model (`resnet50.tv_in1k`), a local file, or null
-            (`none` on the command line) for random weights. Read by `load_start_weights`, not by the constructor.
+            for random weights. Read by `load_start_weights`, not by the constructor.
         strides: Of the three maps; the first stage of a stride counts.
         final: Whether the output after the model's very last stage is the fourth map; else the third is given twice.
         frozen_norms: Keep batch normalisation at its start statistics and affine, as the published recipes do.
@@ -56,9 +56,7 @@ class Backbone(nn.Module):
         stages = [_stage_of(body, name, stride) for stride in strides]
         if not final:
             body.prune_intermediate_layers(stages[-1:], prune_norm=True, prune_head=True)
-        self.name, self.strides, self.final = name, strides, final
-        # The command line, and sweeps, turn a null this deep into the text "None".
-        self.start_weights = None if start_weights is None or start_weights.lower() == "none" else start_weights
+        self.name, self.start_weights, self.strides, self.final = name, start_weights, strides, final
         channels = [int(body.feature_info[stage]["num_chs"]) for stage in stages]
         self.channels = (*channels, int(body.num_features) if final else channels[-1])
         self.stages = stages
@@ -132,7 +130,7 @@ def _stage_of(body: Any, name: str, stride: int) -> int:
 def _pretrained_state(name: str) -> dict[str, Tensor]:
     if not timm.is_model_pretrained(name):
         raise CheckpointError(
-            f"timm has no pretrained weights called {name!r}. Give a name such as resnet50.tv_in1k, a file, or none."
+            f"timm has no pretrained weights called {name!r}. Give a name such as resnet50.tv_in1k, a file, or null."
         )
     settings: Any = timm.get_pretrained_cfg(name)
     places = [try_to_load_from_cache(settings.hf_hub_id, file) for file in _FILES] if settings.hf_hub_id else []
@@ -146,7 +144,7 @@ def _pretrained_state(name: str) -> dict[str, Tensor]:
     except (OSError, HfHubHTTPError) as error:
         raise CheckpointError(
             f"Start weights {name!r} cannot be had: they are not in the local cache, and {error}.\n"
-            "Connect, or name a local file or none (random) by --model.network.backbone.start_weights, or a whole "
+            "Connect, or name a local file or null (random) by --model.network.backbone.start_weights, or a whole "
             "model by --model.weights FILE."
         ) from error
 

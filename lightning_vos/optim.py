@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lightning_vos.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class PolynomialSchedule:
@@ -45,7 +47,16 @@ class PolynomialSchedule:
         return self.floor + (peak - self.floor) * left**self.power
 
     def factor(self, steps: int, peak: float, *, backbone: bool) -> Callable[[int], float]:
-        """What a `LambdaLR` multiplies `peak` with."""
+        """What a `LambdaLR` multiplies `peak` with.
+
+        Raises:
+            ConfigError: `peak` is not above 0.
+        """
+        if peak <= 0:
+            raise ConfigError(
+                f"The learning rate is {peak}, expected one above 0: the schedule scales it.\n"
+                "Set --model.optimizer.lr, for example to 1e-4."
+            )
 
         def at(step: int) -> float:
             rate = self.rate(step, steps, peak)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,9 @@ class ScoreWriter(PredictionCallback):
         folder, console = run_folder(trainer), Console()
         if not names:
             console.print(
-                f"No scores: this split has no public truth. Masks are in {folder / 'masks'}", highlight=False
+                f"No scores: this split has no public truth. Masks are in {folder / 'masks'}",
+                highlight=False,
+                soft_wrap=True,
             )
             return
         _write_rows(folder / "sequences.csv", ["sequence"], {(names[i],): row for i, row in scores.sequences.items()})
@@ -83,7 +86,7 @@ class ScoreWriter(PredictionCallback):
         table.add_section()
         table.add_row("all objects", *(f"{100 * scores.summary[column]:.1f}" for column in _COLUMNS[:3]), style="bold")
         console.print(table)
-        console.print(f"Masks and scores are in {folder}", highlight=False)
+        console.print(f"Masks and scores are in {folder}", highlight=False, soft_wrap=True)
 
 
 class RepeatFirstMask(PredictionCallback):
@@ -120,7 +123,7 @@ class RepeatFirstMask(PredictionCallback):
         repeated = 100 * self._scores.compute().summary["J&F"]
         method = 100 * pl_module.scores.compute().summary["J&F"]
         pl_module.log("test/J&F_first_mask_repeated", repeated)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not math.isnan(repeated):
             Console().print(
                 f"J&F {method:.1f} %, first mask repeated {repeated:.1f} %: {method - repeated:+.1f} points",
                 style="bold",
@@ -193,7 +196,9 @@ class OverlayWriter(PredictionCallback):
             padded = [np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
             write_image(folder / "contact_sheet.png", np.concatenate(padded))
             Console().print(
-                f"Overlays are in {folder / 'overlays'}, one sheet of them is {folder / 'contact_sheet.png'}"
+                f"Overlays are in {folder / 'overlays'}, one sheet of them is {folder / 'contact_sheet.png'}",
+                highlight=False,
+                soft_wrap=True,
             )
 
 

@@ -48,6 +48,10 @@ def segment(
             "Name a checkpoint of a run (`lightning_vos fit` leaves them in runs/*/version_*/checkpoints) or a "
             "published file: --weights FILE."
         )
+    if size is not None and min(size) < 1:
+        raise ConfigError(
+            f"--size {size[0]} {size[1]} is no size: expected height and width in pixels, such as 480 864."
+        )
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -78,7 +82,9 @@ def segment(
             writer.write(painted(remembering.latest, prediction, palette))
             progress.advance(task)
     Console().print(
-        f"{number + 1} masks are in {output / 'masks'}; to look at: {output / 'overlay.mp4'}", highlight=False
+        f"{number + 1} masks are in {output / 'masks'}; to look at: {output / 'overlay.mp4'}",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -43,6 +43,7 @@ _NOISE = (
     r".*The number of training batches .* is smaller than the logging interval",
     r".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",  # checkpoints hold the average
     r".*It is recommended to use `self\.log\(.*sync_dist=True",  # scores are gathered before they are logged
+    r".*compute.* method of metric RegionBoundary was called before",  # a split without truth says so itself
 )
 
 
@@ -62,6 +63,12 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # a trial inside jsonargparse
             super().error(message, ex)
         raise ParseError(message) from ex
+
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Namespace:
+        """Takes Python's None for YAML's null: sweep agents print it, and so does jsonargparse for nested options."""
+        if args is not None:
+            args = [f"{word.removesuffix('None')}null" if word.endswith("=None") else word for word in args]
+        return super().parse_args(args, *rest, **kwargs)
 
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", *args: Any, **kwargs: Any) -> Namespace:
         """Parses a config's text; its `include:` list was followed before."""

@@ -50,7 +50,8 @@ def read_mask(path: Path, size: tuple[int, int] | None = None, *, resize: bool =
     raise MaskError(
         f"Mask of another size than its frame: {path}\n"
         f"  found {labels.width}x{labels.height}, expected {size[1]}x{size[0]} (width x height).\n"
-        "Save the mask at the frame's size; scale it with nearest-neighbour interpolation only."
+        "Save the mask at the frame's size; scale it with nearest-neighbour interpolation only.\n"
+        "To have that done: --data.resize_masks true with datamodules.VideoFolder, --resize-masks with segment."
     )
 
 

@@ -42,7 +42,6 @@ def assert_masks_of(run: Path, data: Path, videos: int = 3, frames: int = 8) -> 
 
 def test_the_best_checkpoint_in_a_fresh_process(workplace, data, trained, tiny):
     shutil.copytree(trained.parents[1], workplace / "runs")
-    shutil.rmtree(workplace / "runs/tiny/version_0/masks", ignore_errors=True)
     (best,) = (trained / "checkpoints").glob("best*")
     status, out = end(start("test", *tiny, "--ckpt_path=best", OVERLAYS))
     assert status == 0, out
@@ -77,7 +76,7 @@ def test_predict_writes_masks_and_pictures(command, workplace, data, trained, ti
     run = newest(workplace)
     assert_masks_of(run, data)
     assert len(files(run, "overlays/*.mp4")) == 3
-    assert not list(run.glob("*.csv")) or not (run / "sequences.csv").exists()
+    assert not (run / "sequences.csv").exists()
 
 
 def test_a_split_without_public_truth_is_not_scored(command, workplace, data, trained):
@@ -95,8 +94,7 @@ def test_a_split_without_public_truth_is_not_scored(command, workplace, data, tr
     assert_masks_of(run, data)
     assert not (run / "sequences.csv").exists()
     logged = table(run)
-    assert not any(name in SCORES and value == value for (name, _), value in logged.items())
-    assert ("test/FPS", 0) in logged
+    assert {name for name, _ in logged} == {"test/FPS", "test/peak_memory_gb", "test/parameters"}
 
 
 def test_explicit_words_beat_the_checkpoint(command, workplace, trained, tiny):
@@ -121,8 +119,8 @@ def test_weights_of_a_run_for_a_test(command, workplace, trained, tiny):
 
 
 def test_weights_of_a_run_to_start_a_fit_from(command, workplace, trained, tiny):
-    rate = ("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0", "--model.optimizer.weight_decay=0")
-    words = ("--trainer.max_steps=1", "--model.network.backbone.frozen_norms=false", *rate)
+    rate = ("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e-30", "--model.schedule.floor=1e-30")
+    words = ("--trainer.max_steps=1", "--model.optimizer.weight_decay=0", *rate)
     finished = command("fit", *tiny, "--model.weights", last(trained), *words)
     assert finished.status == 0, finished.err
     ours, theirs = checkpoint(newest(workplace))["state_dict"], checkpoint(trained)["state_dict"]

@@ -1,0 +1,100 @@
+"""Every recipe, dataset and logger that ships goes through the real command line, and its model is built."""
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import instantiate_module
+
+from lightning_vos.config_files import shipped_configs
+from lightning_vos.models.mavos.module import MAVOS
+
+CONFIGS = shipped_configs()
+RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name != "base.yaml")
+DATA = sorted(path.name for path in CONFIGS.glob("data/*.yaml"))
+LOGGERS = sorted(path.name for path in CONFIGS.glob("logger/*.yaml"))
+
+
+def printed(command, verb, *files, words=()):
+    options = [word for file in files for word in ("--config", f"configs/{file}")]
+    finished = command(verb, *options, *words, "--print_config")
+    assert finished.status == 0, finished.err
+    return yaml.safe_load(finished.out)
+
+
+def test_there_are_recipes_and_parts():
+    assert {"demo.yaml", "mavos_mobilenetv2.yaml", "mavos_r50.yaml"} <= set(RECIPES)
+    assert {"davis2016.yaml", "davis2017.yaml", "folder.yaml", "synthetic.yaml"} <= set(DATA)
+    assert LOGGERS == ["wandb.yaml"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
+    monkeypatch.chdir(tmp_path)
+    config = printed(command, "fit", recipe)
+    assert config["seed_everything"] == 0
+    assert config["trainer"]["max_steps"] > 0
+    assert config["trainer"]["use_distributed_sampler"] is False
+    model = config["model"]
+    with torch.device("meta"):
+        module = instantiate_module(LightningModule, {"_class_path": model["class_path"], **model["init_args"]})
+    assert type(module) is MAVOS
+    interval = module.network.train_rules.interval
+    assert config["data"]["init_args"]["sampler"]["length"] >= 2 * interval + 2  # else the memory does not learn
+    crop = config["data"]["init_args"]["transform"]["crop"]
+    assert module.network.canvas.view(crop, crop).network == (crop, crop)  # trained at the size of the crop
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", ["mavos_mobilenetv2.yaml", "mavos_r50.yaml"])
+def test_published_recipes_hold_what_the_paper_says(command, recipe):
+    config = printed(command, "fit", recipe)
+    model = config["model"]["init_args"]
+    network = model["network"]["init_args"]
+    assert network["train_rules"]["interval"] == 2
+    assert network["test_rules"]["interval"] == 10
+    assert network["window"] == 15
+    assert (network["layers"], network["channels"]) == (3, 256)
+    assert model["schedule"]["floor"] == (2e-5 if "mobilenet" in recipe else 1e-5)
+    assert config["data"]["init_args"]["sampler"]["length"] == 8
+    assert config["data"]["init_args"]["transform"]["crop"] == 465
+    assert config["trainer"]["max_steps"] == 100_000
+    assert config["trainer"]["gradient_clip_val"] == 5.0
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_tested_on_any_data(command, recipe, data):
+    config = printed(command, "test", recipe, f"data/{data}")
+    alone = yaml.safe_load((CONFIGS / "data" / data).read_text())["data"]
+    assert config["data"]["class_path"].rsplit(".", 1)[1] == alone["class_path"].rsplit(".", 1)[1]
+    found = {key: config["data"]["init_args"][key] for key in alone["init_args"]}
+    assert found == alone["init_args"]
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_logger_stands_beside_the_csv_files(command, recipe, logger):
+    loggers = printed(command, "fit", recipe, f"logger/{logger}")["trainer"]["logger"]
+    assert [part["class_path"].rsplit(".", 1)[1] for part in loggers] == ["CSVLogger", "WandbLogger"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["--model.network.memory.value_layout=spatial"], ("memory", "init_args", "value_layout"), "spatial"),
+        (["--model.network.memory.levels=3"], ("memory", "init_args", "levels"), 3),
+        (["--model.network.test_rules.interval=5"], ("test_rules", "interval"), 5),
+        (["--model.network.backbone.start_weights=null"], ("backbone", "init_args", "start_weights"), None),
+        (["--model.network.backbone.start_weights", "null"], ("backbone", "init_args", "start_weights"), None),
+        (["--model.network.backbone.start_weights=None"], ("backbone", "init_args", "start_weights"), None),
+    ],
+)
+def test_options_that_messages_and_pages_name_are_there(command, words, key, value):
+    memory = ["--model.network.memory=lightning_vos.models.mavos.memory.ModulatedCrossAttentionMemory"]
+    found = printed(command, "fit", "mavos_r50.yaml", words=[*memory, *words])["model"]["init_args"]["network"][
+        "init_args"
+    ]
+    for part in key:
+        found = found[part]
+    assert found == value
