@@ -64,7 +64,7 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         raise ParseError(message) from ex
 
-    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         """Takes Python's None for YAML's null: sweep agents print it, and so does jsonargparse for nested options."""
         if args is not None:
             args = [f"{word.removesuffix('None')}null" if word.endswith("=None") else word for word in args]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
@@ -46,10 +47,8 @@ def end(process: subprocess.Popen[str], seconds: float = 150) -> tuple[int, str]
 
 def kill(process: subprocess.Popen[str]) -> int:
     """Kills the process with all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     return process.wait(30)
 
 

@@ -27,7 +27,7 @@ def newest(workplace: Path) -> Path:
 
 
 def assert_masks_of(run: Path, data: Path, videos: int = 3, frames: int = 8) -> None:
-    """A mask for each frame, of the frame's size, with the ids and the palette of the given ones; the first is given."""
+    """A mask for each frame, of its size, with the ids and the palette of the given one, which the first repeats."""
     masks = sorted(run.glob("masks/*/*.png"))
     assert len(masks) == videos * frames
     for path in masks:

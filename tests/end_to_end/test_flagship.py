@@ -1,4 +1,4 @@
-"""`fit --config configs/mavos_r50.yaml`, the sentence that everything is built around, with and without what it needs."""
+"""`fit --config configs/mavos_r50.yaml`, with and without what it needs."""
 
 from __future__ import annotations
 
