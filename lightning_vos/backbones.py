@@ -60,6 +60,11 @@ class Backbone(nn.Module):
         channels = [int(body.feature_info[stage]["num_chs"]) for stage in stages]
         self.channels = (*channels, int(body.num_features) if final else channels[-1])
         self.stages = stages
+        if frozen_norms:
+            for module in body.modules():
+                # timm starts the last norm of a residual block at zero, which a frozen norm could never leave.
+                if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                    nn.init.ones_(module.weight)
         self.body: Any = freeze_batch_norm_2d(body) if frozen_norms else body
         self._freeze(frozen_stages)
         self.mean: Tensor

@@ -194,3 +194,9 @@ def test_models_that_do_not_do_are_refused():
         Backbone("resnet5O")
     with pytest.raises(ConfigError, match=r"no features at stride 6, only at \[2, 4, 8, 16\]"):
         Backbone("resnet18", strides=(4, 6, 16))
+
+
+def test_frozen_norms_leave_no_residual_branch_at_zero():
+    built = Backbone("resnet18", frozen_stages=0)
+    built(torch.rand(1, 3, 65, 65))[2].square().sum().backward()
+    assert all(parameter.grad.any() for _, parameter in built.named_parameters())

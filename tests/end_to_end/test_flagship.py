@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runs import assert_refused, checkpoint, table
+from runs import assert_refused, checkpoint
 
 RECIPE = ("fit", "--config", "configs/mavos_r50.yaml")
 
@@ -47,6 +47,5 @@ def test_from_random_weights_it_trains(command, demo):
     words = ("--trainer.max_steps=1", "--data.batch_size=1", "--data.workers=0", "--data.transform.crop=97")
     finished = command(*RECIPE, "--model.network.backbone.start_weights", "null", *words)
     assert finished.status == 0, finished.err
-    run = demo / "runs/mavos_r50/version_0"
-    assert checkpoint(run)["global_step"] == 1
-    assert table(run)["train/loss", 0] > 0
+    assert checkpoint(demo / "runs/mavos_r50/version_0")["global_step"] == 1
+    assert "train/loss=" in finished.out
