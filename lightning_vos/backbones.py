@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         if frozen_norms:
             for module in body.modules():
                 # timm starts the last norm of a residual block at zero, which a frozen norm could never leave.
-                if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                if isinstance(module, nn.BatchNorm2d):
                     nn.init.ones_(module.weight)
         self.body: Any = freeze_batch_norm_2d(body) if frozen_norms else body
         self._freeze(frozen_stages)
