@@ -148,7 +148,7 @@ def _pretrained_state(name: str) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     except (OSError, HfHubHTTPError) as error:
         raise CheckpointError(
-            f"Start weights {name!r} cannot be had: they are not in the local cache, and {error}.\n"
+            f"Start weights {name!r} cannot be had: they are not in the local cache, and {error}. "
             "Connect, or name a local file or null (random) by --model.network.backbone.start_weights, or a whole "
             "model by --model.weights FILE."
         ) from error
