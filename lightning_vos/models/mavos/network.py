@@ -159,7 +159,7 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         upsampled = [self._upsample(logit, memory, view) for logit, memory in zip(logits, memories, strict=True)]
         merged = upsampled[0] if len(upsampled) == 1 else _merge(upsampled)
         probabilities = merged.float().softmax(dim=1)
-        labels = probabilities.argmax(dim=1)
+        labels = probabilities.max(dim=1).indices  # argmax, which is four times slower on a CPU
         if given is not None:
             pasted = given.planes.any(dim=1)
             labels = torch.where(pasted, 1 + given.planes.to(torch.uint8).argmax(dim=1), labels)
