@@ -16,7 +16,7 @@ VERBS = (
     ("predict", "write the masks of a dataset", "trainer"),
     ("segment", "segment a video, given the mask of its first frame", "segment"),
     ("convert", "turn a published checkpoint into one of ours", "convert"),
-    ("data", "check a dataset, or write a synthetic one", "data"),
+    ("data", "write a synthetic dataset to begin with", "data"),
 )
 
 
@@ -51,6 +51,8 @@ def _run(module: str, args: list[str]) -> None:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__ or cause.__context__
+        if cause is None and isinstance(error, OSError) and error.filename is not None:
+            _refuse(f"{error.strerror}: {error.filename}\n  expected a place that can be read and written")
         if cause is None:
             raise
         _refuse(_text(cause))

@@ -32,11 +32,14 @@ class WarmEMA(WeightAveraging):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Make the averaged model when `fit` begins."""
         if stage == "fit":
-            # Only max_steps is known this early: the data of the recipes are endless.
-            self._last_decay = 1 - 1 / max(self.window * trainer.max_steps, 1.0)
             # The module moves to its device after this hook; an average elsewhere would be fetched at every step.
             self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Learn how long the training is, which is known only now."""
+        super().on_train_start(trainer, pl_module)
+        self._last_decay = 1 - 1 / max(self.window * trainer.estimated_stepping_batches, 1.0)
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], averages: Tensor | int) -> None:
         steps = int(averages)

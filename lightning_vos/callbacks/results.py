@@ -47,6 +47,11 @@ class MaskWriter(PredictionCallback):
         path = run_folder(trainer) / "masks" / video.name / f"{video.frame_names[number]}.png"
         write_mask(path, prediction.labels.cpu().numpy(), video.palette)
 
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say where the masks are."""
+        if trainer.is_global_zero:
+            Console().print(f"Masks are in {run_folder(trainer) / 'masks'}", highlight=False, soft_wrap=True)
+
 
 class ScoreWriter(PredictionCallback):
     """Writes `sequences.csv` and `objects.csv` in the run's folder, in percent, and prints the sequences."""
@@ -110,7 +115,7 @@ class RepeatFirstMask(PredictionCallback):
         given = sample.video.prompts.get(number)
         if given is not None:
             self._labels = given if self._labels is None else np.where(given > 0, given, self._labels)
-        if self._labels is not None and sample.truth is not None and number in set(sample.truth.frames):
+        if self._labels is not None and sample.truth is not None and number in sample.truth.frames:
             truth = sample.truth
             self._scores.update(sample.number, number, truth.object_ids, self._labels, truth.read(number))
 

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_vos.errors import CheckpointError
 from lightning_vos.io.checkpoints import read_checkpoint
+from lightning_vos.io.writing import written_beside
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -228,7 +229,7 @@ def go_on_writing(logger: CSVLogger, step: int) -> None:
         kept = [row for row in rows if int(row["step"]) < step]
         columns = list(rows.fieldnames or [])
     writer = logger.experiment
-    with path.open("w", newline="") as file:
+    with written_beside(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(kept)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_vos.errors import ConfigError, MaskError
+from lightning_vos.errors import ConfigError, FrameError, MaskError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +62,10 @@ def segment(
     from lightning_vos.published import load_network
     from lightning_vos.vos.track import Remembering, track
 
+    if not video.exists():
+        raise FrameError(f"There is no video {video.absolute()}. Name a folder of frames or a video file.")
+    if (output / "masks").is_dir() and any((output / "masks").iterdir()):
+        raise ConfigError(f"{output / 'masks'} holds masks already. Name another --output, or remove them.")
     frames = FrameFolder(list_frames(video)) if video.is_dir() else VideoFile(video)
     names = [path.stem for path in frames.paths] if isinstance(frames, FrameFolder) else []
     rate = frames.frames_per_second if isinstance(frames, VideoFile) else _FRAMES_PER_SECOND
@@ -127,7 +131,12 @@ def main(args: list[str]) -> None:
         "lightning_vos segment", description="Segment the objects of a mask through a whole video.", allow_abbrev=False
     )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="a folder of frames or a video file")
-    parser.add_argument("mask", type=Path, metavar="MASK", help="an indexed PNG, or a folder of them named like frames")
+    parser.add_argument(
+        "mask",
+        type=Path,
+        metavar="MASK",
+        help="an indexed PNG (pixel value = object), or a folder of them named like frames",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets masks/ and overlay.mp4")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of a run, or a published file")
     parser.add_argument("--resize-masks", action="store_true", help="resize masks of another size than the video")

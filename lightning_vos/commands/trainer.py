@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _UNNAMED = (None, "lightning_logs")
 _NOISE = (
     r".*LeafSpec.*is deprecated",  # lightning 2.6.6 on torch 2.15
+    r".*predict returned None",  # masks are written as they come
     r".*does not have many workers",  # the recipes choose their workers
     r".*Experiment logs directory .* exists and is not empty",  # a resumed run goes on in its folder
     r".*Checkpoint directory .* exists and is not empty",

@@ -50,7 +50,7 @@ def _published_network(name: str, state: Mapping[str, Tensor], source: str) -> V
     return network.eval()
 
 
-def load_network(path: Path) -> VOSNetwork[Any]:
+def load_network(path: str | Path) -> VOSNetwork[Any]:
     """The network of a weight file that says itself what it is: a published file, or a checkpoint of a run.
 
     Returns:
@@ -59,6 +59,7 @@ def load_network(path: Path) -> VOSNetwork[Any]:
     Raises:
         CheckpointError: if the file cannot be read, or does not say which network it belongs to.
     """
+    path = Path(path)
     content = read_checkpoint(path)
     state = state_dict_of(content, path)
     name = recognize(state)

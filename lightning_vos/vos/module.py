@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -96,6 +96,18 @@ class VOSModule(L.LightningModule):
                 "Name a run of this recipe: --ckpt_path best (or last, or a file), or weights: --model.weights FILE."
             )
 
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot run.
+
+        Raises:
+            ConfigError: if all of the network were to be in half precision.
+        """
+        if str(self.trainer.precision) in {"16-true", "bf16-true"}:
+            raise ConfigError(
+                f"trainer.precision is {self.trainer.precision}, but memories and masks need 32 bit.\n"
+                "Use 16-mixed or bf16-mixed, which compute in half precision where that is safe."
+            )
+
     def configure_callbacks(self) -> Sequence[Callback]:
         """Masks and scores of `test` and `predict` are always written."""
         return [MaskWriter(), ScoreWriter()]
@@ -153,8 +165,10 @@ class VOSModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the scores of all videos of all ranks, speed, memory and size."""
         self._log_scores("test")
-        if self._seconds > 0:
-            self.log("test/FPS", self._frames / self._seconds, sync_dist=True)
+        # A collective call: a rank whose videos have one frame each makes it as well.
+        counted = self.all_gather(torch.tensor([self._frames, self._seconds], device=self.device))
+        frames, seconds = cast("torch.Tensor", counted).reshape(-1, 2).sum(dim=0)
+        self.log("test/FPS", frames / seconds)
         self.log("test/peak_memory_gb", self._peak_memory(), reduce_fx="max", sync_dist=True)
         self.log("test/parameters", float(sum(p.numel() for p in self.network.parameters())))
 

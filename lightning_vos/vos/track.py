@@ -98,10 +98,15 @@ class Tracker:
         Raises:
             MaskError: if an id is not tracked.
         """
-        for i in object_ids:
-            if i not in self._slots:
-                raise MaskError(f"Object {i} cannot be removed: the tracked objects are {list(self.object_ids)}.")
-            self._slots[self._slots.index(i)] = None
+        removed = set(object_ids)
+        if unknown := removed - set(self.object_ids):
+            raise MaskError(f"Objects {unknown} cannot be removed: the tracked objects are {list(self.object_ids)}.")
+        slots = [None if i in removed else i for i in self._slots]
+        # A chunk without objects goes, so that what comes and goes does not add up.
+        chunks = [slots[start : start + self.network.capacity] for start in range(0, len(slots), self.network.capacity)]
+        kept = [number for number, chunk in enumerate(chunks) if any(i is not None for i in chunk)]
+        self._slots = [i for number in kept for i in chunks[number]]
+        self.memories = tuple(self.memories[number] for number in kept)
         self._mark_valid()
 
     @property

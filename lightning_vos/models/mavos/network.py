@@ -215,7 +215,7 @@ def _tokens(grid: Tensor) -> tuple[Tensor, tuple[int, int]]:
 
 def _merge(logits: list[Tensor]) -> Tensor:
     """Logits of all chunks as one: the background is what is background in every chunk."""
-    probabilities = [logit.softmax(dim=1) for logit in logits]
+    probabilities = [logit.float().softmax(dim=1) for logit in logits]
     background = torch.stack([p[:, :1] for p in probabilities]).prod(dim=0)
     objects = [p[:, 1:] for p in probabilities]
     return torch.cat([background, *objects], dim=1).clamp(1e-5, 1 - 1e-5).logit()
