@@ -99,7 +99,7 @@ def test_the_size_of_the_network_is_a_choice(command, video, mask, weights, work
 
 def test_what_is_missing(command, video, mask, weights, workplace):
     to = ("--output", "out")
-    assert_refused(command("segment", "none.mp4", str(mask), *to, *weights), "none.mp4", "cannot be read")
+    assert_refused(command("segment", "none.mp4", str(mask), *to, *weights), "There is no video", "none.mp4")
     assert_refused(command("segment", str(video), "none.png", *to, *weights), "Mask not found: none.png")
     assert_refused(command("segment", str(video), str(mask), *to), "--weights FILE", "random")
     assert_refused(command("segment", str(video), str(mask), *to, "--weights", "no.ckpt"), "no.ckpt does not exist")
@@ -107,6 +107,11 @@ def test_what_is_missing(command, video, mask, weights, workplace):
     assert_refused(command("segment", "empty", str(mask), *to, *weights), "No frames in empty", "an empty folder")
     assert_refused(command("segment", str(video), "empty", *to, *weights), "empty holds 0 masks", "indexed PNGs")
     assert not (workplace / "out").exists()
+    (workplace / "file").touch()
+    assert_refused(command("segment", str(video), str(mask), "--output", "file", *weights), "file")
+    (workplace / "old/masks").mkdir(parents=True)
+    (workplace / "old/masks/00000.png").touch()
+    assert_refused(command("segment", str(video), str(mask), "--output", "old", *weights), "holds masks already")
 
 
 def test_what_does_not_fit(command, video, mask, weights, workplace):
