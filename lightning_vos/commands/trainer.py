@@ -37,6 +37,7 @@ _NOISE = (
     r".*LeafSpec.*is deprecated",  # lightning 2.6.6 on torch 2.15
     r".*predict returned None",  # masks are written as they come
     r".*does not have many workers",  # the recipes choose their workers
+    r".*distributed.nn.functional.all_gather is deprecated",  # lightning 2.6.6 on torch 2.15
     r".*Experiment logs directory .* exists and is not empty",  # a resumed run goes on in its folder
     r".*Checkpoint directory .* exists and is not empty",
     r".*You're resuming from a checkpoint that ended before the epoch ended",  # our loaders follow the step
