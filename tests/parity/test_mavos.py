@@ -199,6 +199,13 @@ def record(network, monkeypatch):
     return logits
 
 
+def assert_same_but_for_ties(prediction, labels):
+    """The labels are the stored ones, but for pixels whose two best probabilities differ by less than the tolerance."""
+    best = prediction.probabilities.topk(2, dim=0).values
+    margins = (best[0] - best[1])[prediction.labels != labels.long()]
+    assert not len(margins) or margins.max() < ABSOLUTE["atol"]
+
+
 def frames_of(a):
     return a["frames"].movedim(-1, -3).float() / 255
 
@@ -264,8 +271,7 @@ def test_sequence(case, monkeypatch):
         assert_close(logits[t - 1][0, : expected.shape[0]], expected, **ABSOLUTE)
         if t == new_at:
             continue
-        agree = (prediction.labels == a["pred_labels"][t - 1].long()).float().mean()
-        assert agree > 0.999, f"frame {t}: {agree}"
+        assert_same_but_for_ties(prediction, a["pred_labels"][t - 1])
         if t >= len(frames) - 2:
             upsampled = network.resolve((logits[t - 1],), tracker.memories, view).logits[0, :, ::4, ::4]
             stored = a["full_logits_strided"][t - len(frames)]
@@ -292,7 +298,8 @@ def test_free_running(case, monkeypatch):
         same = prediction.labels == a["free_pred_labels"][t].long()
         if not flipped:
             assert_close(logits[t][0, : expected.shape[0]], expected, **ABSOLUTE)
-        assert same.float().mean() > 0.98, f"frame {t + 1}: {same.float().mean()}"
+            assert_same_but_for_ties(prediction, a["free_pred_labels"][t])
+        assert same.float().mean() > 0.995, f"frame {t + 1}: {same.float().mean()}"
         flipped |= not bool(same.all())
     assert len(logits) == len(predictions) - 1
 
@@ -319,8 +326,7 @@ def test_multi_engine(case, monkeypatch):
         stored = a["merged_logits_strided"][t - 1]
         stride = -(-labels.shape[2] // stored.shape[2])
         assert_close(merged[t].logits[0, :, ::stride, ::stride], stored, **ABSOLUTE)
-        agree = (predictions[t].labels == a["pred_labels"][t - 1].long()).float().mean()
-        assert agree > 0.999
+        assert_same_but_for_ties(predictions[t], a["pred_labels"][t - 1])
 
 
 @pytest.mark.parametrize("case", reference.cases("mavos", "train_forward"))
@@ -341,7 +347,7 @@ def test_train_forward(case, monkeypatch):
         for sample, count in enumerate(a["obj_nums"].tolist()):
             assert_close(frame[sample, : 1 + count], expected[sample, : 1 + count], **ABSOLUTE)
     agree = (losses.labels == a["pred_masks"][1:].long()).float().mean()
-    assert agree > 0.999
+    assert agree > 0.9999
     losses.total.backward()
     norms = {k.removeprefix("grad_norm/"): v for k, v in a.items() if k.startswith("grad_norm/")}
     own = dict(network.named_parameters())
