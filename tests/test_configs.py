@@ -40,7 +40,8 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
         module = instantiate_module(LightningModule, {"_class_path": model["class_path"], **model["init_args"]})
     assert type(module) is MAVOS
     interval = module.network.train_rules.interval
-    assert config["data"]["init_args"]["sampler"]["length"] >= 2 * interval + 2  # else the memory does not learn
+    if module.network.policy.is_learned:
+        assert config["data"]["init_args"]["sampler"]["length"] >= 2 * interval + 2  # else the memory does not learn
     crop = config["data"]["init_args"]["transform"]["crop"]
     assert module.network.canvas.view(crop, crop).network == (crop, crop)  # trained at the size of the crop
     assert list(tmp_path.iterdir()) == []

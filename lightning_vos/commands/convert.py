@@ -63,7 +63,8 @@ def _to_ours(state: dict[str, Tensor], name: str, source: Path) -> dict[str, Any
     from lightning_vos.published import METHODS, check_fit
 
     method = METHODS[name]
-    check_fit(state, method.to_published(method.build(name).state_dict()), str(source), f"the published {name}")
+    wanted = method.essential(method.to_published(method.build(name).state_dict()))
+    check_fit(method.essential(state), wanted, str(source), f"the published {name}")
     model = yaml.safe_load(find_config(f"model/{name}.yaml", shipped_configs()).read_text(encoding="utf-8"))["model"]
     return {
         "state_dict": {f"network.{key}": value for key, value in method.to_ours(state).items()},

@@ -45,7 +45,7 @@ def load_published(name: str, weights: str | Path | Mapping[str, Any]) -> VOSNet
 def _published_network(name: str, state: Mapping[str, Tensor], source: str) -> VOSNetwork[Any]:
     method = METHODS[name]
     network = method.build(name)
-    check_fit(state, method.to_published(network.state_dict()), source, name)
+    check_fit(method.essential(state), method.essential(method.to_published(network.state_dict())), source, name)
     network.load_state_dict(method.to_ours(state))
     return network.eval()
 
@@ -100,10 +100,14 @@ def load_weights(network: VOSNetwork[Any], path: Path, may_lack: Sequence[str] =
     state, own = read_state_dict(path), network.state_dict()
     name = recognize(state)
     # What does not fit is told by the names of the file.
-    to_ours, to_theirs = (METHODS[name].to_ours, METHODS[name].to_published) if name else (dict, dict)
+    to_ours, to_theirs, essential = dict, dict, dict
+    if name:
+        method = METHODS[name]
+        to_ours, to_theirs, essential = method.to_ours, method.to_published, method.essential
     ours = to_ours(state)
     lacked = {key: own[key] for key in own if key not in ours and key.startswith(tuple(may_lack))} if may_lack else {}
-    check_fit(state | to_theirs(lacked), to_theirs(own), str(path), f"{type(network).__name__} with these settings")
+    given, wanted = essential(state | to_theirs(lacked)), essential(to_theirs(own))
+    check_fit(given, wanted, str(path), f"{type(network).__name__} with these settings")
     network.load_state_dict(ours | lacked)
     line = f"Loaded {len(state)} entries from {path} ({'published ' + name if name else 'a checkpoint of ours'})"
     return f"{line}; {len(lacked)} that it lacks start as they were: {', '.join(may_lack)}." if lacked else f"{line}."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lightning_vos.errors import FrameError, MaskError
+from lightning_vos.errors import ConfigError, FrameError, MaskError
 from lightning_vos.structures import Prediction
 from lightning_vos.vos.canvas import View
 from lightning_vos.vos.network import Given, VOSNetwork, advance, with_valid
@@ -21,24 +22,60 @@ if TYPE_CHECKING:
     LabelMap = Tensor | NDArray[np.integer[Any]]
 
 
+@dataclass
+class _Pass:
+    """One way of looking at a video, with memories of its own."""
+
+    scale: float | None  # None where there is one scale
+    is_flipped: bool
+    view: View | None = None
+    memories: tuple[Any, ...] = ()  # one for each chunk of `network.capacity` objects
+
+    def turned(self, picture: Tensor) -> Tensor:
+        """A (..., H, W) picture as this pass sees it, or back."""
+        return picture.flip(-1) if self.is_flipped else picture
+
+
 class Tracker:
     """Segments a video frame by frame; keeps the network's memories and nothing else of the past.
+
+    With `flip` or several `scales` every frame is seen in several ways. Each has memories of its own and remembers its
+    own masks; their probabilities are averaged at the size of the video.
 
     Args:
         network: A network in eval mode.
         size: (h, w) in pixels that the network works at, rounded to what it can see; None for its own rule.
+        flip: Whether every scale is also seen flipped from left to right.
+        scales: Factors on the size that the network works at.
 
-    Attributes:
-        memories: The network's memories, one for each chunk of `network.capacity` objects.
+    Raises:
+        ConfigError: if there is no scale, or one is not above 0.
     """
 
-    def __init__(self, network: VOSNetwork[Any], size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        network: VOSNetwork[Any],
+        size: tuple[int, int] | None = None,
+        *,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+    ) -> None:
+        if not scales or min(scales) <= 0:
+            raise ConfigError(f"scales is {list(scales)}: expected one factor above 0 or more, such as 1.0 1.2.")
         self.network = network
-        self.memories: tuple[Any, ...] = ()
+        self._passes = [
+            _Pass(None if tuple(scales) == (1.0,) else scale, is_flipped)
+            for scale in scales
+            for is_flipped in ((False, True) if flip else (False,))
+        ]
         self._size = size
-        self._view: View | None = None
         self._slots: list[int | None] = []  # object id of each slot; None once removed, never used again
         self._time = 0
+
+    @property
+    def memories(self) -> tuple[Any, ...]:
+        """The network's memories: of each pass one for each chunk of `network.capacity` objects."""
+        return tuple(memory for one in self._passes for memory in one.memories)
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -61,36 +98,43 @@ class Tracker:
             FrameError: if the frame is no (3, H, W) picture or has another size than the first.
             MaskError: if the mask has another size than the frame, or ids below 0.
         """
-        view = self._check(frame)
+        size = self._check(frame)
         started = _now(device := self._device)
-        mask = None if mask is None else self._labels(mask, "mask", view).to(device)
-        forced = None if forced is None else self._labels(forced, "label map to remember", view).to(device)
+        mask = None if mask is None else self._labels(mask, "mask", size).to(device)
+        forced = None if forced is None else self._labels(forced, "label map to remember", size).to(device)
         if mask is not None:
             self._add([i for i in mask.unique().tolist() if i != 0])
         time_of_frame, self._time = self._time, self._time + 1
         if not self.object_ids:
-            labels = torch.zeros(view.frame, dtype=torch.int64, device=device)
-            return Prediction(labels, torch.ones(1, *view.frame, device=device), (), _now(device) - started)
-        features = self.network.encode(self.network.canvas.enter(frame.to(device)[None], view))
-        kept = None
-        if forced is not None:
-            kept = self.network.planes(self._to_slots(forced)[None], self._capacity, view)
-        masks, self.memories = advance(
-            self.network,
-            features,
-            self.memories,
-            view,
-            time=time_of_frame,
-            given=self._given(mask),
-            forced=kept,
-            last=last,
-        )
+            labels = torch.zeros(size, dtype=torch.int64, device=device)
+            return Prediction(labels, torch.ones(1, *size, device=device), (), _now(device) - started)
+        frame = frame.to(device)[None]
+        mask, forced = (None if x is None else self._to_slots(x)[None] for x in (mask, forced))
+        labels, probabilities = self._look(self._passes[0], frame, mask, forced, time_of_frame, last=last)
+        if len(self._passes) > 1:
+            for one in self._passes[1:]:
+                probabilities = probabilities + self._look(one, frame, mask, forced, time_of_frame, last=last)[1]
+            probabilities = probabilities / len(self._passes)
+            labels = probabilities.max(dim=0).indices
         slots = torch.tensor([n for n, i in enumerate(self._slots) if i is not None], device=device)
         ids = torch.zeros(1 + self._capacity, dtype=torch.int64, device=device)
         ids[1 + slots] = torch.tensor(self.object_ids, device=device)
-        labels = ids[masks.labels[0]]
-        probabilities = masks.probabilities[0, torch.cat([slots.new_zeros(1), 1 + slots])]
-        return Prediction(labels, probabilities, self.object_ids, _now(device) - started)
+        probabilities = probabilities[torch.cat([slots.new_zeros(1), 1 + slots])]
+        return Prediction(ids[labels], probabilities, self.object_ids, _now(device) - started)
+
+    def _look(
+        self, one: _Pass, frame: Tensor, mask: Tensor | None, forced: Tensor | None, time: int, *, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Slot numbers (H, W) and probabilities (1 + slots, H, W) of a (1, 3, H, W) frame, as one pass has them."""
+        assert one.view is not None
+        network = self.network
+        features = network.encode(network.canvas.enter(one.turned(frame), one.view))
+        kept = None if forced is None else network.planes(one.turned(forced), self._capacity, one.view)
+        given = None if mask is None else self._given(one.turned(mask))
+        masks, one.memories = advance(
+            network, features, one.memories, one.view, time=time, given=given, forced=kept, last=last
+        )
+        return one.turned(masks.labels[0]), one.turned(masks.probabilities[0])
 
     def remove(self, object_ids: Iterable[int]) -> None:
         """Stop tracking objects; their slots are not used again, so the others are not disturbed.
@@ -106,7 +150,8 @@ class Tracker:
         chunks = [slots[start : start + self.network.capacity] for start in range(0, len(slots), self.network.capacity)]
         kept = [number for number, chunk in enumerate(chunks) if any(i is not None for i in chunk)]
         self._slots = [i for number in kept for i in chunks[number]]
-        self.memories = tuple(self.memories[number] for number in kept)
+        for one in self._passes:
+            one.memories = tuple(one.memories[number] for number in kept)
         self._mark_valid()
 
     @property
@@ -116,28 +161,28 @@ class Tracker:
     @property
     def _capacity(self) -> int:
         """Slots of all chunks."""
-        return sum(memory.valid.shape[1] for memory in self.memories)
+        return sum(memory.valid.shape[1] for memory in self._passes[0].memories)
 
-    def _check(self, frame: Tensor) -> View:
+    def _check(self, frame: Tensor) -> tuple[int, int]:
         if frame.dim() != 3 or frame.shape[0] != 3 or not frame.is_floating_point():
             raise FrameError(
                 f"Frame {self._time} is {frame.dtype} of shape {tuple(frame.shape)}, "
                 "expected float of shape (3, H, W): RGB in [0, 1]."
             )
         size = (frame.shape[1], frame.shape[2])
-        if self._view is None:
-            network = self.network.canvas.view(*(self._size or size)).network
-            self._view = View(size, network)
-        elif self._view.frame != size:
-            raise FrameError(
-                f"Frame {self._time} is {size}, but the video began with {self._view.frame} (height, width)."
-            )
-        return self._view
+        for one in self._passes:
+            if one.view is None:
+                one.view = View(size, self.network.canvas.view(*(self._size or size), one.scale).network)
+            elif one.view.frame != size:
+                raise FrameError(
+                    f"Frame {self._time} is {size}, but the video began with {one.view.frame} (height, width)."
+                )
+        return size
 
-    def _labels(self, labels: LabelMap, name: str, view: View) -> Tensor:
+    def _labels(self, labels: LabelMap, name: str, size: tuple[int, int]) -> Tensor:
         labels = torch.as_tensor(labels).to(torch.int64)
-        if tuple(labels.shape) != view.frame:
-            raise MaskError(f"The {name} of frame {self._time} is {tuple(labels.shape)}, the frame is {view.frame}.")
+        if tuple(labels.shape) != size:
+            raise MaskError(f"The {name} of frame {self._time} is {tuple(labels.shape)}, the frame is {size}.")
         if int(labels.min()) < 0:
             raise MaskError(f"The {name} of frame {self._time} holds the id {int(labels.min())}; ids are 0 and above.")
         return labels
@@ -146,14 +191,16 @@ class Tracker:
         self._slots += [i for i in object_ids if i not in self._slots]
         while self._capacity < len(self._slots):
             valid = torch.zeros(1, self.network.capacity, dtype=torch.bool, device=self._device)
-            self.memories += (self.network.start(valid, self.network.test_rules),)
+            for one in self._passes:
+                one.memories += (self.network.start(valid, self.network.test_rules),)
         self._mark_valid()
 
     def _mark_valid(self) -> None:
         used = torch.zeros(1, self._capacity, dtype=torch.bool, device=self._device)
         used[0, [n for n, i in enumerate(self._slots) if i is not None]] = True
-        parts = used.split([memory.valid.shape[1] for memory in self.memories], dim=1)
-        self.memories = tuple(with_valid(memory, part) for memory, part in zip(self.memories, parts, strict=True))
+        for one in self._passes:
+            parts = used.split([memory.valid.shape[1] for memory in one.memories], dim=1)
+            one.memories = tuple(with_valid(memory, part) for memory, part in zip(one.memories, parts, strict=True))
 
     def _to_slots(self, labels: Tensor) -> Tensor:
         """Label map of object ids -> of slot numbers + 1; ids that are not tracked become background."""
@@ -163,11 +210,12 @@ class Tracker:
                 slots[labels == i] = number + 1
         return slots
 
-    def _given(self, mask: Tensor | None) -> Given | None:
-        if mask is None or not bool(mask.any()):
+    def _given(self, slots: Tensor) -> Given | None:
+        """What a (1, H, W) map of slot numbers + 1 gives; None where it holds nothing."""
+        if not bool(slots.any()):
             return None
-        numbers = torch.arange(1, 1 + self._capacity, device=mask.device)
-        planes = (self._to_slots(mask)[None, None] == numbers.view(1, -1, 1, 1)).float()
+        numbers = torch.arange(1, 1 + self._capacity, device=slots.device)
+        planes = (slots[:, None] == numbers.view(1, -1, 1, 1)).float()
         return Given(planes, planes.flatten(2).any(dim=2))
 
 
@@ -178,6 +226,9 @@ def track(
     prompts: Mapping[int, LabelMap],
     remove: Mapping[int, Iterable[int]] | None = None,
     size: tuple[int, int] | None = None,
+    *,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
 ) -> Iterator[Prediction]:
     """Segment a video of any length, one frame at a time.
 
@@ -187,17 +238,20 @@ def track(
         prompts: Frame index -> (H, W) label map; an entry at any frame adds, or states anew, its objects.
         remove: Frame index -> ids whose tracking ends before that frame.
         size: As for `Tracker`.
+        flip: As for `Tracker`.
+        scales: As for `Tracker`.
 
     Yields:
         One `Prediction` a frame, with the ids of the prompts.
 
     Raises:
+        ConfigError: if there is no scale, or one is not above 0.
         MaskError: if there is no prompt with an object, or one does not fit its frame.
         FrameError: if there is no frame, or a frame does not fit the video.
     """
     if not any((torch.as_tensor(mask) != 0).any() for mask in prompts.values()):
         raise MaskError("There is nothing to track: no prompt states an object. Give a mask with an id above 0.")
-    tracker = Tracker(network, size)
+    tracker = Tracker(network, size, flip=flip, scales=scales)
     number = -1
     for number, frame in enumerate(frames):
         if remove and number in remove:

@@ -9,9 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_vos.errors import ConfigError
 from lightning_vos.losses.segmentation import BootstrappedJaccard
-from lightning_vos.models.mavos.attention import local_attention
-from lightning_vos.models.mavos.memory import MemoryPolicy, MemoryRules, ModulatedCrossAttentionMemory
-from lightning_vos.models.mavos.modulated_cross_attention import MCABlock, ModulatedCrossAttention
+from lightning_vos.models.mavos.attention import attend_window, local_weights
+from lightning_vos.models.mavos.fusion import FusionBlock
+from lightning_vos.models.mavos.memory import Append, MemoryRules, ModulatedCrossAttentionMemory
+from lightning_vos.models.mavos.modulated_cross_attention import ModulatedCrossAttention
 from lightning_vos.models.mavos.module import MAVOS
 from lightning_vos.models.mavos.network import IdentityAssignment
 from lightning_vos.optim import PolynomialSchedule
@@ -24,6 +25,10 @@ def window_inputs(height, width, window, keys=3, values=4):
     shape = (2, height, width)
     sizes = (keys, keys, values, window**2)
     return [torch.randn(*shape, size, dtype=torch.float64, requires_grad=True) for size in sizes]
+
+
+def local_attention(query, key, value, relative, window):
+    return attend_window(local_weights(query, key, relative, window), value)
 
 
 def attention_by_loops(query, key, value, relative, window):
@@ -87,7 +92,7 @@ def test_spatial_values_stay_at_their_positions_and_official_ones_do_not():
     spatial.load_state_dict(official.state_dict())
     new, context = torch.randn(2, 2, 12, channels)
     expected = torch.empty(2, 12, channels)  # Eq. 6: softmax(q k) times the modulated value of each position
-    values = spatial.modulate(context, size).values
+    values = spatial.context(context, size).values
     query, key = spatial.query(new), spatial.key(context)
     for b in range(2):
         for head in range(heads):
@@ -151,18 +156,8 @@ def test_a_clip_must_reach_the_learned_policy():
     assert without == []
 
 
-class Joined(MemoryPolicy):
-    """Keeps everything and learns nothing."""
-
-    def update(self, bank, new, size):
-        return tuple(
-            type(old)(*map(torch.cat, zip(fresh, old, strict=True), (1, 1, 1)))
-            for fresh, old in zip(new, bank, strict=True)
-        )
-
-
 def test_a_policy_without_parameters_takes_clips_of_any_length():
-    network = tiny.network(lambda layers, keys, values: Joined())
+    network = tiny.network(Append)
     assert not network.policy.is_learned
     assert torch.isfinite(MAVOS(network).unroll(tiny.clip(2), 0.0, None).total)
 
@@ -289,9 +284,9 @@ def test_training_without_an_end_is_refused():
         (lambda: tiny.network(layers=0), "layers is 0"),
         (lambda: tiny.network(channels=20), "channels 20"),
         (lambda: MemoryRules(interval=0), "interval is 0"),
-        (lambda: ModulatedCrossAttentionMemory(1, 8, 16, levels=0), "levels is 0"),
-        (lambda: ModulatedCrossAttentionMemory(1, 8, 16, heads=3), "heads is 3"),
-        (lambda: ModulatedCrossAttentionMemory(1, 8, 16, value_layout="other"), "value_layout is 'other'"),
+        (lambda: ModulatedCrossAttentionMemory(1, (8, 16), levels=0), "levels is 0"),
+        (lambda: ModulatedCrossAttentionMemory(1, (8, 16), heads=3), "heads is 3"),
+        (lambda: ModulatedCrossAttentionMemory(1, (8, 16), value_layout="other"), "value_layout is 'other'"),
         (lambda: MAVOS(tiny.network(), sequential_from=1.5), "sequential_from is 1.5"),
         (lambda: MAVOS(tiny.network(), auxiliary_until=-1), "auxiliary_until -1"),
         (lambda: BootstrappedJaccard(hardest=0), "hardest is 0"),
@@ -324,7 +319,7 @@ def test_bfloat16_is_close_to_float32():
 
 
 def test_blocks_start_near_the_new_frame():
-    block = MCABlock(16).eval()
+    block = FusionBlock(16, ModulatedCrossAttention(16)).eval()
     new, context = torch.randn(2, 1, 12, 16)
     assert (block(new, context, (3, 4)) - new).abs().max() < 0.2 * new.abs().max()
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,40 +16,57 @@ from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict
 from lightning_vos.published import METHODS, load_network, load_published, load_weights, mavos, recognize
 
 # Entries of the published layouts that papers/readers of the files know
-KNOWN = {
-    "mavos_r50": {
+ENCODERS = {
+    "r50": {
         "encoder.conv1.weight": (64, 3, 7, 7),
         "encoder.layer3.5.bn3.running_var": (1024,),
         "encoder_projector.weight": (256, 1024, 1, 1),
     },
-    "mavos_mobilenetv2": {
+    "mobilenetv2": {
         "encoder.features.0.0.weight": (32, 3, 3, 3),
         "encoder.features.17.conv.3.running_mean": (320,),
         "encoder.features.18.0.weight": (1280, 320, 1, 1),
         "encoder_projector.weight": (256, 1280, 1, 1),
     },
+    "swinb": {
+        "encoder.patch_embed.proj.weight": (128, 3, 4, 4),
+        "encoder.layers.0.downsample.reduction.weight": (256, 512),
+        "encoder.layers.2.blocks.17.attn.relative_position_index": (49, 49),
+        "encoder.norm2.bias": (512,),
+    },
 }
-BOTH = {
-    "patch_wise_id_bank.weight": (256, 11, 17, 17),
+GATED = {
     "id_norm.weight": (256,),
     "LSTT.layers.0.linear_ID_V.weight": (512, 256),
     "LSTT.layers.2.linear_ID_V.weight": (512, 512),
     "LSTT.layers.1.short_term_attn.relative_emb_k.weight": (225, 128, 1, 1),
-    "long_term_memory_attention.2.3.joint_modulation.attn.q.weight": (512, 512),
-    "long_term_memory_attention.0.0.joint_modulation.attn.focal_layers.1.0.weight": (128, 1, 5, 5),
-    "decoder.conv_out.weight": (11, 128, 1, 1),
 }
+METHOD = {
+    "mavos": GATED
+    | {
+        "long_term_memory_attention.2.3.joint_modulation.attn.q.weight": (512, 512),
+        "long_term_memory_attention.0.0.joint_modulation.attn.focal_layers.1.0.weight": (128, 1, 5, 5),
+    },
+    "deaotl": GATED,
+    "aotl": {
+        "LSTT.mask_token": (1, 1, 256),
+        "LSTT.decoder_norms.2.weight": (256,),
+        "LSTT.layers.1.short_term_attn.relative_emb_v": (8, 32, 225),
+        "LSTT.layers.1.short_term_attn.relative_emb_k.weight": (1800, 32, 1, 1),
+        "LSTT.layers.2.activation.conv.weight": (1024, 1, 5, 5),
+    },
+}
+ALL = {"decoder.conv_out.weight": (11, 128, 1, 1)}
 
 
-@pytest.fixture(scope="module")
-def built():
-    """Each published network with random weights, and those under the published names."""
+@cache
+def built(name):
+    """A published network with random weights, and those under the published names."""
     torch.manual_seed(0)
-    networks = {name: mavos.build(name) for name in mavos.NAMES}
-    for network in networks.values():
-        for buffer in network.buffers():
-            buffer.add_(torch.rand_like(buffer) if buffer.is_floating_point() else 0)
-    return {name: (network, mavos.to_published(network.state_dict())) for name, network in networks.items()}
+    network = mavos.build(name)
+    for buffer in network.buffers():
+        buffer.add_(torch.rand_like(buffer) if buffer.is_floating_point() else 0)
+    return network, mavos.to_published(network.state_dict())
 
 
 def equal(first, second):
@@ -56,34 +74,38 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_names_go_both_ways(built, name):
-    network, published = built[name]
+def test_names_go_both_ways(name):
+    network, published = built(name)
     own = network.state_dict()
-    assert len(published) == len(own)
+    method, _, encoder = name.partition("_")
+    known = METHOD[method] | ENCODERS[encoder] | ALL
+    assert {key: tuple(published[key].shape) for key in known if key in published} == known
+    assert len(mavos.essential(published)) == len(own)
     assert not published.keys() & own.keys()
-    assert {key: tuple(published[key].shape) for key in KNOWN[name] | BOTH} == KNOWN[name] | BOTH
+    assert ("id_norm.weight" in published) == (method != "aotl")
+    assert any(key.startswith("long_term_memory_attention") for key in published) == (method == "mavos")
     assert recognize(published) == name
     assert recognize(own) is None
     assert equal(mavos.to_ours(published), own)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_published_state_dict_is_loaded(built, name):
-    network, published = built[name]
+def test_a_published_state_dict_is_loaded(name):
+    network, published = built(name)
     loaded = load_published(name, {key: value.numpy() for key, value in published.items()})
     assert not loaded.training
     assert equal(loaded.state_dict(), network.state_dict())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_there_and_back_again(built, name, tmp_path, command):
-    network, published = built[name]
+@pytest.mark.parametrize("name", ["mavos_mobilenetv2", "deaotl_r50", "deaotl_swinb", "aotl_mobilenetv2"])
+def test_there_and_back_again(name, tmp_path, command):
+    network, published = built(name)
     theirs, ours, again = tmp_path / "theirs.pth", tmp_path / "ours.ckpt", tmp_path / "again.pth"
     # as DistributedDataParallel leaves names
     torch.save({"state_dict": {f"module.{key}": value for key, value in published.items()}, "step": 3}, theirs)
     finished = command("convert", str(theirs), str(ours))
     assert finished.status == 0, finished.err
-    assert f"{ours} is a checkpoint of ours of {name}, {len(published)} entries." in finished.out
+    assert f"{ours} is a checkpoint of ours of {name}, {len(network.state_dict())} entries." in finished.out
     assert command("convert", str(ours), str(again)).status == 0
     assert equal(read_state_dict(again), published)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pth", "ours.ckpt", "theirs.pth"]
@@ -99,10 +121,10 @@ def test_there_and_back_again(built, name, tmp_path, command):
     assert f"{sum(value.numel() for value in published.values()) / 1e6:.2f} M numbers" in inspect(again)
 
 
-def test_a_converted_checkpoint_is_tested(built, tmp_path, command, monkeypatch):
+def test_a_converted_checkpoint_is_tested(tmp_path, command, monkeypatch):
     """The real command line builds, loads and scores it."""
     monkeypatch.chdir(tmp_path)
-    torch.save(built["mavos_mobilenetv2"][1], tmp_path / "theirs.pth")
+    torch.save(built("mavos_mobilenetv2")[1], tmp_path / "theirs.pth")
     convert(tmp_path / "theirs.pth", tmp_path / "ours.ckpt")
     settings = {"trainer.accelerator": "cpu", "data.workers": 0, "data.settings": "{train: 1, val: 1, frames: 4}"}
     words = ["-c", "configs/mavos_mobilenetv2.yaml", "-c", "configs/data/synthetic.yaml", "--ckpt_path", "ours.ckpt"]
@@ -131,8 +153,8 @@ def spoilt(state, how):
 
 
 @pytest.mark.parametrize("how", ["missing", "left over", "of another shape"])
-def test_one_fault_is_enough_and_is_named(built, tmp_path, how):
-    network, published = built["mavos_mobilenetv2"]
+def test_one_fault_is_enough_and_is_named(tmp_path, how):
+    network, published = built("mavos_mobilenetv2")
     state, name = spoilt(published, how)
     path, target = tmp_path / "spoilt.pth", tmp_path / "ours.ckpt"
     torch.save(state, path)
@@ -153,9 +175,9 @@ def test_one_fault_is_enough_and_is_named(built, tmp_path, how):
     assert not target.exists()
 
 
-def test_a_file_of_another_model_is_refused(built, tmp_path):
+def test_a_file_of_another_model_is_refused(tmp_path):
     path = tmp_path / "r50.pth"
-    torch.save(built["mavos_r50"][1], path)
+    torch.save(built("mavos_r50")[1], path)
     with pytest.raises(CheckpointError, match="does not fit mavos_mobilenetv2"):
         load_published("mavos_mobilenetv2", path)
     with pytest.raises(CheckpointError, match="does not fit MAVOSNetwork with these settings"):
@@ -164,7 +186,7 @@ def test_a_file_of_another_model_is_refused(built, tmp_path):
         load_published("mavos_r51", path)
 
 
-def test_only_what_is_named_may_be_missing(built, tmp_path):
+def test_only_what_is_named_may_be_missing(tmp_path):
     """A DeAOT file has no modulated attention: `policy` keeps its values, and that is said."""
     network = tiny.network(seed=1)
     state = {f"network.{key}": value for key, value in tiny.network(seed=2).state_dict().items()}
@@ -185,8 +207,8 @@ def test_only_what_is_named_may_be_missing(built, tmp_path):
         load_weights(network, path, ["policy"])
 
 
-def test_a_published_file_may_lack_what_is_named(built, tmp_path):
-    network, published = built["mavos_r50"]
+def test_a_published_file_may_lack_what_is_named(tmp_path):
+    network, published = built("mavos_r50")
     kept = "long_term_memory_attention.0.0.joint_modulation.attn.q.weight"
     path = tmp_path / "part.pth"
     torch.save({k: v for k, v in published.items() if k == kept or "joint_modulation.mlp" not in k}, path)

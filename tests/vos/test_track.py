@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch.testing import assert_close
 
-from lightning_vos.errors import FrameError, MaskError
+from lightning_vos.errors import ConfigError, FrameError, MaskError
 from lightning_vos.models.mavos.memory import MemoryRules
 from lightning_vos.vos.track import Remembering, Tracker, track
 
@@ -160,6 +160,40 @@ def test_a_size_of_ones_own(network):
     assert said[1].labels.shape == (50, 37)
 
 
+def test_several_scales_and_flips_are_averaged_and_remember_their_own(network):
+    """The mean over passes that know nothing of one another; flipping a video flips what is said of it."""
+    frames, prompts = tiny.frames(7, 49, 41), {0: tiny.squares(1, 2, height=49, width=41)}
+    late = {**prompts, 4: tiny.squares(0, 0, 0, 5, height=49, width=41)}
+    flipped = {t: np.ascontiguousarray(mask[:, ::-1]) for t, mask in late.items()}
+    several = list(track(network, frames, late, remove={6: (2,)}, flip=True, scales=(1.0, 1.5)))
+    alone = [
+        list(track(network, views, masks, remove={6: (2,)}, scales=(scale,)))
+        for scale in (1.0, 1.5)
+        for views, masks in ((frames, late), (frames.flip(-1), flipped))
+    ]
+    for t, prediction in enumerate(several):
+        parts = [said[t].probabilities for said in alone]
+        mean = (parts[0] + parts[1].flip(-1) + parts[2] + parts[3].flip(-1)) / 4
+        assert_close(prediction.probabilities, mean)
+        assert_close(prediction.labels, torch.tensor([0, *prediction.object_ids])[mean.argmax(0)])
+    assert max((a.probabilities - b.probabilities).abs().max() for a, b in zip(several, alone[0], strict=True)) > 0.01
+
+
+def test_passes_see_their_own_sizes(network):
+    seen, encode = [], network.encode
+    network.encode = lambda frames: seen.append(tuple(frames.shape[2:])) or encode(frames)
+    try:
+        tracker = Tracker(network, flip=True, scales=(0.5, 2))
+        tracker.step(tiny.frames(1, 49, 65)[0], tiny.squares(1, height=49, width=65))
+    finally:
+        del network.encode
+    assert seen == [(25, 33), (25, 33), (97, 129), (97, 129)]
+    assert len(tracker.memories) == 4
+    for wrong in ((), (1.0, 0.0), (-1.0,)):
+        with pytest.raises(ConfigError, match="factor above 0"):
+            Tracker(network, scales=wrong)
+
+
 def test_what_does_not_fit_is_refused(network):
     frames, mask = tiny.frames(3), tiny.squares(1)
     tracker = Tracker(network)
@@ -178,7 +212,7 @@ def test_what_does_not_fit_is_refused(network):
     before = tracker.memories
     with pytest.raises(MaskError, match="label map to remember of frame 1"):
         tracker.step(frames[1], tiny.squares(0, 2), forced=np.ones((3, 3), np.uint8))
-    assert tracker.memories is before
+    assert tracker.memories == before
     assert tracker.object_ids == (1,)
     assert_close(tracker.step(frames[1]).labels, list(track(network, frames[:2], {0: mask}))[1].labels)
 
@@ -226,7 +260,7 @@ def test_nothing_grows_and_no_graph_is_kept(network):
         assert not any(tensor.requires_grad for tensor in (said.probabilities, *tensors(tracker.memories)))
     assert sizes[0] > 0
     assert sizes[9] == sizes[39]
-    held = {name: value for name, value in vars(tracker).items() if name not in {"network", "memories"}}
+    held = {name: value for name, value in vars(tracker).items() if name not in {"network", "_passes"}}
     assert not list(tensors(tuple(held.values())))
 
 

@@ -70,37 +70,23 @@ class LocalGatedPropagation(nn.Module):
         """Attend from (B, n, C) to the (B, n, C) keys of another frame with (B, n, values); (B, n, outer)."""
         grid = query.transpose(1, 2).unflatten(2, size)
         relative = self.relative(grid).permute(0, 2, 3, 1)
-        attended = local_attention(
-            query.unflatten(1, size), key.unflatten(1, size), value.unflatten(1, size), relative, self.window
-        )
+        weights = local_weights(query.unflatten(1, size), key.unflatten(1, size), relative, self.window)
+        attended = attend_window(weights, value.unflatten(1, size))
         return self.output(attended.flatten(1, 2), gate, size)
 
 
-def local_attention(query: Tensor, key: Tensor, value: Tensor, relative: Tensor, window: int) -> Tensor:
-    """Attention of every position to the window around it: `weights` of `local_weights` times the values.
-
-    The row of queries at y meets the rows y - L // 2 .. y + L // 2 of the padded map in one matrix product, from which
-    the band of L columns around each query is used: memory grows with n * L * w, never with n * n.
+def local_weights(query: Tensor, key: Tensor, relative: Tensor, window: int) -> Tensor:
+    """Attention weights of every position over the window around it; outside the map they are 0.
 
     Args:
         query: (B, h, w, C).
         key: (B, h, w, C).
-        value: (B, h, w, V).
         relative: (B, h, w, L * L) logits added for each offset, row-major from the upper left.
         window: L, odd.
 
     Returns:
-        (B, h, w, V).
+        (B, h, w, L, L).
     """
-    weights = local_weights(query, key, relative, window)
-    columns = _band(query.shape[2], window, query.device).expand(*weights.shape[:3], window, window)
-    padded = query.shape[2] + window - 1
-    band = weights.new_zeros((*weights.shape[:4], padded)).scatter(4, columns, weights)
-    return band.flatten(3) @ _rows(value, window)
-
-
-def local_weights(query: Tensor, key: Tensor, relative: Tensor, window: int) -> Tensor:
-    """Attention weights (B, h, w, L, L) over the window around each position; outside the map they are 0."""
     height, width = query.shape[1:3]
     padded = width + window - 1
     scores = (query * query.shape[-1] ** -0.5) @ _rows(key, window).transpose(2, 3)
@@ -111,6 +97,25 @@ def local_weights(query: Tensor, key: Tensor, relative: Tensor, window: int) -> 
     inside = rows & _inside(width, reach).view(1, width, 1, window)
     logits = logits.masked_fill(~inside, torch.finfo(logits.dtype).min)
     return logits.flatten(3).softmax(dim=3).view_as(logits)
+
+
+def attend_window(weights: Tensor, value: Tensor) -> Tensor:
+    """Sum the values in the window around each position.
+
+    The row of positions at y meets the rows y - L // 2 .. y + L // 2 of the padded map in one matrix product, from
+    which the band of L columns around each position is used: memory grows with n * L * w, never with n * n.
+
+    Args:
+        weights: (B, h, w, L, L) of `local_weights`.
+        value: (B, h, w, V).
+
+    Returns:
+        (B, h, w, V).
+    """
+    width, window = weights.shape[2], weights.shape[4]
+    columns = _band(width, window, weights.device).expand(*weights.shape[:3], window, window)
+    band = weights.new_zeros((*weights.shape[:4], width + window - 1)).scatter(4, columns, weights)
+    return band.flatten(3) @ _rows(value, window)
 
 
 def _rows(grid: Tensor, window: int) -> Tensor:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-_UNDECAYED = ("decoder.exit",)
+_UNDECAYED = ("decoder.exit", "relative_value", "relative_position_bias_table")
 _SCHEDULE = PolynomialSchedule()
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lightning_vos.backbones import Backbone
 from lightning_vos.errors import ConfigError
 from lightning_vos.models.mavos.decoder import PyramidDecoder
-from lightning_vos.models.mavos.lstt import ELSTT
+from lightning_vos.models.mavos.elstt import ELSTT
 from lightning_vos.models.mavos.memory import MAVOSMemory, MemoryPolicy, MemoryRules, ModulatedCrossAttentionMemory
+from lightning_vos.models.mavos.transformer import Transformer
 from lightning_vos.vos.canvas import Canvas, View
 from lightning_vos.vos.network import Given, Masks, VOSNetwork
 
@@ -40,13 +41,16 @@ class IdentityAssignment(nn.Module):
         channels: Of the embedding.
         stride: Of the feature grid.
         align_corners: Whether the grid's corners lie on the frame's, which takes an odd kernel.
+        normed: Whether a layer norm follows (DeAOT and MAVOS; AOT has none).
     """
 
-    def __init__(self, slots: int, channels: int, stride: int = 16, *, align_corners: bool = True) -> None:
+    def __init__(
+        self, slots: int, channels: int, stride: int = 16, *, align_corners: bool = True, normed: bool = True
+    ) -> None:
         super().__init__()
         kernel, padding = (stride + 1, stride // 2) if align_corners else (stride, 0)
         self.bank = nn.Conv2d(slots, channels, kernel, stride=stride, padding=padding)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels) if normed else nn.Identity()
         nn.init.orthogonal_(self.bank.weight.view(channels, -1).transpose(0, 1), gain=kernel**-2)
 
     def forward(self, planes: Tensor, permutation: Tensor | None = None) -> Tensor:
@@ -62,19 +66,20 @@ class IdentityAssignment(nn.Module):
 
 
 class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
-    """The network of MAVOS.
+    """The network of MAVOS; with `Append` as memory that of DeAOT-L, with `LSTT` as transformer, too, that of AOT-L.
 
     Args:
         backbone: The image encoder.
-        memory: What bounds the long-term memory; called with the number of layers, key and value channels.
+        memory: What becomes of the long-term memory; called with the layers and parts of the transformer.
+        transformer: `ELSTT` or `LSTT`; called with `layers`, `channels` and `window`.
         layers: Layers of the transformer.
-        channels: Width C of its streams; keys have C / 2 and values 2 C channels.
-        window: Side of the short-term window on the feature grid.
-        align_corners: Of every resize; true for the MobileNetV2 and ResNet recipes.
+        channels: Its width C.
+        window: Side of its short-term window on the feature grid.
+        align_corners: Of every resize; true for the MobileNetV2 and ResNet recipes, false for Swin.
         train_rules: Rules of the memory in training.
         test_rules: Rules of the memory at test.
 
-    Differs from the paper: see `ModulatedCrossAttention`, `MCABlock` and `ModulatedCrossAttentionMemory`.
+    Differs from the paper: see `ModulatedCrossAttention`, `FusionBlock` and `FusedMemory`.
     """
 
     capacity = 10
@@ -82,7 +87,8 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
     def __init__(
         self,
         backbone: Backbone,
-        memory: Callable[[int, int, int], MemoryPolicy] = ModulatedCrossAttentionMemory,
+        memory: Callable[[int, tuple[int, ...]], MemoryPolicy] = ModulatedCrossAttentionMemory,
+        transformer: Callable[[int, int, int], Transformer] = ELSTT,
         *,
         layers: int = 3,
         channels: int = 256,
@@ -104,11 +110,17 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         self.backbone = backbone
         self.projector = nn.Conv2d(backbone.channels[3], channels, 1)
         nn.init.xavier_uniform_(self.projector.weight)
-        self.assignment = IdentityAssignment(1 + self.capacity, channels, stride, align_corners=align_corners)
-        self.lstt = ELSTT(layers, channels, channels // 2, 2 * channels, window)
-        self.policy = memory(layers, channels // 2, 2 * channels)
+        self.transformer = transformer(layers, channels, window)
+        self.assignment = IdentityAssignment(
+            1 + self.capacity,
+            channels,
+            stride,
+            align_corners=align_corners,
+            normed=self.transformer.normed_assignment,
+        )
+        self.policy = memory(layers, self.transformer.parts)
         self.decoder = PyramidDecoder(
-            2 * channels, backbone.channels, 1 + self.capacity, channels, align_corners=align_corners
+            self.transformer.out_channels, backbone.channels, 1 + self.capacity, channels, align_corners=align_corners
         )
 
     def encode(self, frames: Tensor) -> MAVOSFeatures:
@@ -141,7 +153,7 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         if sources is not None:
             raise ConfigError("MAVOS cannot read chosen source frames: its long-term memory keeps no times.")
         tokens, size = _tokens(features.projected)
-        output, current = self.lstt(tokens, size, list(zip(memory.long, memory.short, strict=True)))
+        output, current = self.transformer(tokens, size, list(zip(memory.long, memory.short, strict=True)))
         logits = self.assignment.restore(self.decoder(output, features.maps), memory.permutation)
         empty = ~memory.valid if given is None else ~memory.valid | given.stated
         empty = F.pad(empty, (1, 0), value=False)
@@ -200,11 +212,11 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         tokens, size = _tokens(features.projected)
         current = memory.current
         if given is not None:
-            _, current = self.lstt(tokens, size, assignment=assignment)
-        short = self.lstt.remember(current, assignment)
+            _, current = self.transformer(tokens, size, assignment=assignment)
+        short = self.transformer.remember(current, assignment)
         long, updated = memory.long, memory.updated
         if given is not None or time - updated >= memory.rules.interval:
-            long = self.policy.update(long, short, size) if long else short
+            long = self.policy.update(long, short, size, is_reference=given is not None) if long else short
             updated = time
         return replace(memory, long=long, short=short, current=current, updated=updated)
 
