@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.davis import DAVIS
+    from datamodules.static_images import StaticImages
     from datamodules.synthetic import Synthetic
     from datamodules.video_folder import VideoFolder
 
-__all__ = ["DAVIS", "Synthetic", "VideoFolder"]
+__all__ = ["DAVIS", "StaticImages", "Synthetic", "VideoFolder"]
 
 _HOME = {
     "DAVIS": "datamodules.davis",
+    "StaticImages": "datamodules.static_images",
     "Synthetic": "datamodules.synthetic",
     "VideoFolder": "datamodules.video_folder",
 }

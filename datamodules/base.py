@@ -79,7 +79,7 @@ class VOSDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def sequences(self, split: Split) -> Sequence[SequenceFiles]:
-        """Find the sequences of a split, at least one; those of "train" have two annotated frames or more.
+        """Find the sequences of a split, at least one; those of "train" have annotated frames.
 
         Raises:
             DatasetNotFoundError: The dataset, the split or one of its files is not there.

@@ -27,6 +27,8 @@ _ITEM_TRIES = 50
 class ClipSampler:
     """Which frames of a sequence make a clip: a reference with something to see, then frames at random gaps.
 
+    Of a sequence of one frame, an image, a clip holds that frame `length` times.
+
     Attributes:
         length: Frames in a clip, at least 2; the first is the reference.
         max_gap: Gaps between frames are uniform in 1 to this many annotated frames, reflected at the ends.
@@ -46,7 +48,7 @@ class ClipSampler:
             )
 
     def draw(self, frames: int, labels: Callable[[int], NDArray[np.uint8]], rng: np.random.Generator) -> list[int]:
-        """The `length` positions of a clip among `frames` annotated frames (at least 2).
+        """The `length` positions of a clip among `frames` annotated frames.
 
         Args:
             frames: The number of annotated frames.
@@ -69,7 +71,7 @@ class ClipSampler:
 
 
 def _reflect(position: int, frames: int) -> int:
-    period = 2 * (frames - 1)
+    period = max(2 * (frames - 1), 1)
     position %= period
     return min(position, period - position)
 
@@ -78,9 +80,9 @@ class ClipDataset(Dataset[Clip]):
     """Endless clips: item `i` is drawn from (seed, i) alone, whichever process asks for it.
 
     Args:
-        sequences: Where clips come from, each with at least two annotated frames.
+        sequences: Where clips come from: videos of several annotated frames, or images.
         sampler: Which frames make a clip.
-        transform: Augmentation of a clip.
+        transform: Augmentation of a clip; of images it makes the motion.
         merge: Probability that the objects of a second clip are pasted over the first, frame by frame.
         seed: The seed of all draws.
     """
@@ -129,9 +131,10 @@ class ClipDataset(Dataset[Clip]):
     def _draw(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
         sequence = self.sequences[int(rng.integers(len(self.sequences)))]
         annotated = tuple(sequence.masks)
+        frame = cache(lambda position: sequence.frame(annotated[position]))
         labels = cache(lambda position: sequence.labels(annotated[position]))
         positions = self.sampler.draw(len(annotated), labels, rng)
-        frames = np.stack([sequence.frame(annotated[position]) for position in positions])
+        frames = np.stack([frame(position) for position in positions])
         frames, masks = self.transform(frames, np.stack([labels(position) for position in positions]), rng)
         return frames, *_renumber(masks, 0, rng)
 

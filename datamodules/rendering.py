@@ -4,6 +4,7 @@ import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import cv2
@@ -12,20 +13,25 @@ from numpy.typing import NDArray
 
 from lightning_vos.errors import ConfigError
 
-TAGS = ("occlusion", "disappearance", "re-appearance", "scale", "look-alike", "speed")
+TAGS = ("occlusion", "disappearance", "re-appearance", "scale", "look-alike", "speed", "crossing")
 _TRIES = 50  # nearly every first one will do
 _PERCEPTIBLE = 1 / 230  # share of the frame, 40 pixels of 97 x 97
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How often a clip is meant to show each difficulty, as probabilities."""
+    """How often a clip is meant to show each difficulty, as probabilities.
+
+    A clip that is meant to show a crossing shows two or three objects that are all but the same, which meet in mid-clip
+    and part again, and nothing of the other difficulties on purpose.
+    """
 
     occlusion: float = 0.2
     disappearance: float = 0.25
     scale: float = 0.35
     look_alike: float = 0.3
     speed: float = 0.15
+    crossing: float = 0.0
 
 
 class RenderedClip(NamedTuple):
@@ -51,7 +57,7 @@ class _Layer(NamedTuple):
     label: int
     patch: NDArray[np.uint8]  # (P, P, 4) RGB and coverage
     placement: NDArray[np.float64]  # (T, 4): x and y of the centre in pixels, angle in radians, scale
-    is_twin: bool  # one of two that look alike
+    is_twin: bool  # one of those that look alike; doubles share their very patch
 
 
 def render_clip(
@@ -106,8 +112,11 @@ def _scene(
     rng: np.random.Generator, frames: int, height: int, width: int, difficulty: Difficulty
 ) -> tuple[list[_Layer], _Layer]:
     """The layers of a clip, from back to front, and the ground below them."""
+    # Nothing is drawn where no crossing can come, so that sets without crossings are what they always were.
+    if difficulty.crossing and rng.random() < difficulty.crossing:
+        return _crossing_scene(rng, frames, height, width)
     count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.4, 0.22, 0.08]))
-    wanted = {name: rng.random() < chance for name, chance in asdict(difficulty).items()}
+    wanted = {name: rng.random() < chance for name, chance in asdict(difficulty).items() if name != "crossing"}
     target = int(rng.integers(count))
 
     # Hues a good step apart, so that nothing looks like the ground, or like another object, by chance.
@@ -139,6 +148,41 @@ def _scene(
         radius = radii[target] * rng.uniform(0.95, 1.15)
         layers.append(_layer(rng, 0, look, radius, _cross(rng, paths[target]), zoom=1.05, is_twin=False))
     return layers, _ground(rng, hues[count], frames, height, width)
+
+
+def _crossing_scene(rng: np.random.Generator, frames: int, height: int, width: int) -> tuple[list[_Layer], _Layer]:
+    """Two or three doubles that meet and part, in the order of `_scene`: motion alone does not tell who is who.
+
+    All come from different sides, meet in one place at one time, and then either all go on or all turn back.
+    """
+    count = int(rng.choice([2, 3], p=[0.65, 0.35]))
+    hue = rng.random()
+    radius = math.sqrt(rng.uniform(0.03, {2: 0.05, 3: 0.04}[count]) * height * width / math.pi)
+    room = min(height, width) / 2 - 1.2 * radius
+    middle = np.array([width, height]) / 2
+    place = middle + rng.uniform(-0.8, 0.8, 2) * (middle - min(height, width) / 2) + rng.uniform(-0.1, 0.1, 2) * room
+
+    meeting = round(rng.uniform(0.4, 0.6) * (frames - 1))  # a frame, so that short clips show it too
+    phase = np.interp(np.arange(frames), [0, meeting, frames - 1], [-1, 0, 1])
+    reach = room * rng.uniform(0.8, 1.0) * np.abs(phase) ** 1.5  # slower as they meet: they overlap for some frames
+    if rng.random() < 0.5:
+        reach *= -np.sign(phase)
+    sides = rng.uniform(0, math.tau) + math.tau * (np.arange(count) + rng.uniform(-0.08, 0.08, count)) / count
+    # Each keeps a little aside of the place, so that something of the rear ones stays in sight and tells the truth.
+    aside = rng.uniform(0.2, 0.3) * radius
+    paths = [
+        place + reach[:, None] * [math.cos(side), math.sin(side)] + aside * np.array([-math.sin(side), math.cos(side)])
+        for side in sides
+    ]
+
+    first = _layer(rng, 1, _object_look(rng, hue), radius, paths[0], zoom=rng.uniform(1, 1.1), is_twin=True)
+    layers = [first]
+    for label, path in enumerate(paths[1:], start=2):
+        angle = first.placement[:, 2] + rng.uniform(-0.1, 0.1)
+        scale = first.placement[:, 3] * rng.uniform(0.94, 1)
+        layers.append(first._replace(label=label, placement=np.column_stack([path, angle, scale])))
+    rng.shuffle(layers)
+    return layers, _ground(rng, hue + rng.uniform(0.35, 0.65), frames, height, width)
 
 
 def _object_look(rng: np.random.Generator, hue: float) -> _Look:
@@ -361,6 +405,13 @@ def _difficulties(layers: Sequence[_Layer], silhouettes: NDArray[np.bool], top: 
         step = np.linalg.norm(np.diff(centroid, axis=0), axis=1)
         if (step > 0.05 * diagonal).sum() >= 3:  # an occluder alone shifts a centroid once or twice
             found.add("speed")
-    if (twins_seen == 2).sum() >= frames / 2:
+    if (twins_seen >= 2).sum() >= frames / 2:
         found.add("look-alike")
+    for rear, front in combinations(range(len(layers)), 2):
+        if layers[rear].patch is layers[front].patch:
+            covered = (silhouettes[rear] & silhouettes[front]).sum(axis=(1, 2))
+            hidden = (covered > 0) & (covered >= silhouettes[rear].sum(axis=(1, 2)) / 2)
+            seen = min((top[-1] == 1 + k).sum() for k in (rear, front)) >= _PERCEPTIBLE * height * width
+            if hidden.any() and not covered[0] and not covered[-1] and seen:
+                found.add("crossing")
     return tuple(tag for tag in TAGS if tag in found)

@@ -1,9 +1,10 @@
-"""A synthetic set on disk, in the folders of DAVIS 2017.
+"""A synthetic set on disk, in the folders of DAVIS 2017 or of still images.
 
 Nothing here imports torch, so that the command line can write a set at once.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,11 @@ from lightning_vos.errors import ConfigError
 from lightning_vos.io.masks import VOC_PALETTE, write_mask
 
 FIRST_VAL_INDEX = 1_000_000  # validation clips keep their content whatever the number of training clips
+_STILLS_README = """This is a synthetic data set of still images, rendered by lightning_vos.
+It holds no image and no mask of any other data set. Scores on it compare with nothing published.
+
+synthetic.json  the settings it was rendered with
+"""
 _README = """This is a synthetic data set, rendered by lightning_vos in the folder layout of DAVIS 2017.
 It holds no frame and no mask of the DAVIS data set. Scores on it compare with nothing published.
 
@@ -60,6 +66,31 @@ class SyntheticSettings:
             )
 
 
+@dataclass(frozen=True)
+class StillSettings:
+    """What a synthetic set of still images holds; the same settings always give the same files.
+
+    Attributes:
+        images: Number of images.
+        height: Pixels.
+        width: Pixels.
+        seed: Another seed gives other images.
+    """
+
+    images: int = 200
+    height: int = 120
+    width: int = 160
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be rendered."""
+        if self.images < 2 or self.seed < 0 or min(self.height, self.width) < 64:
+            raise ConfigError(
+                f"No synthetic images of images={self.images}, height={self.height}, width={self.width}, "
+                f"seed={self.seed} can be rendered.\nExpected images >= 2, 64 x 64 pixels or more, and seed >= 0."
+            )
+
+
 def write_davis(root: Path, settings: SyntheticSettings) -> None:
     """Write a synthetic set in the layout of DAVIS 2017, or leave it alone where it is complete.
 
@@ -73,6 +104,24 @@ def write_davis(root: Path, settings: SyntheticSettings) -> None:
     Raises:
         ConfigError: `root` holds something else, or a synthetic set of other settings, or cannot be made.
     """
+    _write_whole(root, settings, lambda draft: _write(draft, settings))
+
+
+def write_stills(root: Path, settings: StillSettings) -> None:
+    """Write a synthetic set of still images, each the first frame of a clip; or leave it alone where it is complete.
+
+    Args:
+        root: The folder that will hold the folder `synthetic`, with `JPEGImages` and `Annotations` in it.
+        settings: What is rendered.
+
+    Raises:
+        ConfigError: `root` holds something else, or a synthetic set of other settings, or cannot be made.
+    """
+    _write_whole(root, settings, lambda draft: _write_images(draft, settings))
+
+
+def _write_whole(root: Path, settings: SyntheticSettings | StillSettings, write: Callable[[Path], None]) -> None:
+    """Have a set written beside `root` and move it there, or leave alone what is complete."""
     if _is_written(root, settings):
         return
     try:
@@ -83,14 +132,14 @@ def write_davis(root: Path, settings: SyntheticSettings) -> None:
         ) from error
     with TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         draft = Path(scratch) / root.name
-        _write(draft, settings)
+        write(draft)
         if not _is_written(root, settings):  # another process may have been faster
             if root.exists():
                 root.rmdir()  # it is empty, and not every system renames onto a folder
             draft.rename(root)
 
 
-def _is_written(root: Path, settings: SyntheticSettings) -> bool:
+def _is_written(root: Path, settings: SyntheticSettings | StillSettings) -> bool:
     """Whether `root` holds the very set; refuses a folder that holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
@@ -101,6 +150,9 @@ def _is_written(root: Path, settings: SyntheticSettings) -> bool:
             "Nothing was changed. Choose another folder, or train on the data that is there."
         )
     found, wanted = json.loads(record.read_text()), asdict(settings)
+    if "difficulty" in found.keys() & wanted.keys():
+        # An older set does not name a difficulty that was not known yet: it shows none of it.
+        found["difficulty"] = dict.fromkeys(wanted["difficulty"], 0.0) | found["difficulty"]
     if found != wanted:
         differing = [key for key in wanted if found.get(key) != wanted[key]]
         raise ConfigError(
@@ -144,4 +196,17 @@ def _write(root: Path, settings: SyntheticSettings) -> None:
             write_mask(annotations / f"{time:05}.png", mask, VOC_PALETTE)
     (root / "tags.json").write_text(json.dumps(tags, indent=1))
     (root / "README.txt").write_text(_README)
+    (root / "synthetic.json").write_text(json.dumps(asdict(settings), indent=1))
+
+
+def _write_images(root: Path, settings: StillSettings) -> None:
+    images, annotations = (root / "synthetic" / kind for kind in ("JPEGImages", "Annotations"))
+    images.mkdir(parents=True)
+    annotations.mkdir()
+    title, console = f"Rendering {settings.images} images", Console(stderr=True)
+    for index in track(range(settings.images), title, console=console, disable=not console.is_terminal):
+        clip = render_clip(settings.seed, index, frames=3, height=settings.height, width=settings.width)
+        Image.fromarray(clip.frames[0]).save(images / f"{index:05}.jpg", quality=92)
+        write_mask(annotations / f"{index:05}.png", clip.masks[0], VOC_PALETTE)
+    (root / "README.txt").write_text(_STILLS_README)
     (root / "synthetic.json").write_text(json.dumps(asdict(settings), indent=1))

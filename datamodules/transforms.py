@@ -1,4 +1,4 @@
-"""Augmentation of a clip: geometry is drawn once a clip, colour once a frame."""
+"""Augmentation of clips: of a video geometry is drawn once a clip, of an image once a frame; colour once a frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import albumentations
 
 _CROP_TRIES = 5
-_PADDING = (124, 116, 104)  # the ImageNet mean, so that padding is about zero for the network
+MEAN_COLOUR = (124, 116, 104)  # of ImageNet, RGB: what is filled with it is about zero for the network
 _SEEDS = 2**32
 
 
@@ -54,7 +54,7 @@ class ClipTransform:
     def __post_init__(self) -> None:
         if self.crop < 1 or self.short_side < 1 or not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(
-                f"ClipTransform: crop={self.crop}, short_side={self.short_side}, scale={self.scale}; "
+                f"{type(self).__name__}: crop={self.crop}, short_side={self.short_side}, scale={self.scale}; "
                 "expected positive sizes and a rising pair of positive factors"
             )
 
@@ -101,14 +101,7 @@ class ClipTransform:
 
     @cached_property
     def _colour(self) -> albumentations.Compose:
-        library = _albumentations()
-        return library.Compose(
-            [
-                library.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=self.jitter),
-                library.ToGray(p=self.grey),
-                library.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=self.blur),
-            ]
-        )
+        return _albumentations().Compose([_jitter(self.jitter), *_grey_and_blur(self.grey, self.blur)])
 
     @cached_property
     def _place(self) -> albumentations.Compose:
@@ -116,9 +109,117 @@ class ClipTransform:
         return library.Compose(
             [
                 library.HorizontalFlip(p=self.flip),
-                library.PadIfNeeded(self.crop, self.crop, position="random", fill=_PADDING, fill_mask=0),
+                library.PadIfNeeded(self.crop, self.crop, position="random", fill=MEAN_COLOUR, fill_mask=0),
             ]
         )
+
+
+@dataclass(frozen=True)
+class StillTransform(ClipTransform):
+    """Makes a clip of one image by moving it; how DeAOT and MAVOS are trained before they see videos.
+
+    The image is flipped once a clip, and its objects change places. Each frame has its own colour jitter, crop of
+    random size and shape, grey and blur; frames after the first are flipped, turned, shifted, scaled and sheared before
+    the crop, over the mean colour and background. Images bicubic, masks nearest.
+
+    Attributes:
+        crop: As `ClipTransform`, and so are `flip`, `jitter`, `grey` and `blur`.
+        short_side: Not used: the image keeps its size until it is cropped.
+        scale: Frames after the first grow by a factor in this range.
+        area: The share of the image that a crop shows is uniform in this range; its sides are as 3:4 to 4:3.
+        frame_flip: Probability of a horizontal flip of a frame after the first.
+        rotation: Frames after the first turn by up to this many degrees either way.
+        translation: They shift by up to this share of width and of height either way.
+        shear: They lean by up to this many degrees either way.
+        min_pixels: Objects that show no more pixels in the first frame of a merged clip are left out.
+    """
+
+    scale: tuple[float, float] = (0.9, 1.1)
+    area: tuple[float, float] = (0.8, 1.0)
+    frame_flip: float = 0.3
+    rotation: float = 20.0
+    translation: float = 0.1
+    shear: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ValueError(f"StillTransform: area={self.area}; expected a rising pair of shares of 1")
+
+    def __call__(
+        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The clip.
+
+        Args:
+            frames: (T, H, W, 3) RGB, T times the image.
+            masks: (T, H, W) label maps.
+            rng: The source of every draw; albumentations heeds no global seed.
+
+        Returns:
+            (T, crop, crop, 3) and (T, crop, crop), the labels exchanged.
+        """
+        exchanged = np.concatenate([np.zeros(1, np.uint8), 1 + rng.permutation(255).astype(np.uint8)])
+        clip = _seeded(self._turn, rng)(images=frames, masks=exchanged[masks])
+        first, later = _seeded(self._first, rng), _seeded(self._later, rng)
+        done = [
+            (later if time else first)(image=frame, mask=mask)
+            for time, (frame, mask) in enumerate(zip(clip["images"], clip["masks"], strict=True))
+        ]
+        return np.stack([one["image"] for one in done]), np.stack([one["mask"] for one in done])
+
+    @cached_property
+    def _turn(self) -> albumentations.Compose:
+        library = _albumentations()
+        return library.Compose([library.HorizontalFlip(p=self.flip)])
+
+    @cached_property
+    def _first(self) -> albumentations.Compose:
+        return _albumentations().Compose([_jitter(self.jitter), self._crop, *_grey_and_blur(self.grey, self.blur)])
+
+    @cached_property
+    def _later(self) -> albumentations.Compose:
+        import cv2
+
+        library = _albumentations()
+        around = (-self.translation, self.translation)
+        motion = [
+            library.HorizontalFlip(p=self.frame_flip),
+            library.Affine(
+                scale=self.scale,
+                translate_percent={"x": around, "y": around},
+                rotate=(-self.rotation, self.rotation),
+                shear={"x": (-self.shear, self.shear), "y": (0, 0)},
+                interpolation=cv2.INTER_CUBIC,
+                mask_interpolation=cv2.INTER_NEAREST,
+                keep_ratio=True,
+                fill=MEAN_COLOUR,
+                fill_mask=0,
+                p=1.0,
+            ),
+        ]
+        return library.Compose([_jitter(self.jitter), *motion, self._crop, *_grey_and_blur(self.grey, self.blur)])
+
+    @property
+    def _crop(self) -> albumentations.RandomResizedCrop:
+        import cv2
+
+        return _albumentations().RandomResizedCrop(
+            (self.crop, self.crop),
+            scale=self.area,
+            ratio=(3 / 4, 4 / 3),
+            interpolation=cv2.INTER_CUBIC,
+            mask_interpolation=cv2.INTER_NEAREST,
+        )
+
+
+def _jitter(probability: float) -> albumentations.ColorJitter:
+    return _albumentations().ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=probability)
+
+
+def _grey_and_blur(grey: float, blur: float) -> list[albumentations.BasicTransform]:
+    library = _albumentations()
+    return [library.ToGray(p=grey), library.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=blur)]
 
 
 def _seeded(pipeline: albumentations.Compose, rng: np.random.Generator) -> albumentations.Compose:

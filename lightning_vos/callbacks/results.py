@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from lightning_vos.metrics.identity import Identity
     from lightning_vos.structures import Prediction, ScoredVideo
     from lightning_vos.vos.module import VOSModule
 
@@ -54,7 +55,10 @@ class MaskWriter(PredictionCallback):
 
 
 class ScoreWriter(PredictionCallback):
-    """Writes `sequences.csv` and `objects.csv` in the run's folder, in percent, and prints the sequences."""
+    """Writes `sequences.csv` and `objects.csv` in the run's folder, and prints the sequences.
+
+    All is in percent but `switches`, the number of identity switches.
+    """
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
@@ -79,17 +83,22 @@ class ScoreWriter(PredictionCallback):
                 soft_wrap=True,
             )
             return
-        _write_rows(folder / "sequences.csv", ["sequence"], {(names[i],): row for i, row in scores.sequences.items()})
+        identity = scores.identity
+        _write_rows(
+            folder / "sequences.csv",
+            ["sequence"],
+            {(names[i],): (row, identity.sequences[i]) for i, row in scores.sequences.items()},
+        )
         _write_rows(
             folder / "objects.csv",
             ["sequence", "object"],
-            {(names[i], k): row for (i, k), row in scores.objects.items()},
+            {(names[i], k): (row, identity.objects[i, k]) for (i, k), row in scores.objects.items()},
         )
-        table = Table("sequence", *(f"{column} %" for column in _COLUMNS[:3]))
+        table = Table("sequence", *(f"{column} %" for column in _COLUMNS[:3]), "switches")
         for index, row in scores.sequences.items():
-            table.add_row(names[index], *(f"{100 * row[column]:.1f}" for column in _COLUMNS[:3]))
+            table.add_row(names[index], *_cells(row, identity.sequences[index]))
         table.add_section()
-        table.add_row("all objects", *(f"{100 * scores.summary[column]:.1f}" for column in _COLUMNS[:3]), style="bold")
+        table.add_row("all objects", *_cells(scores.summary, identity.summary), style="bold")
         console.print(table)
         console.print(f"Masks and scores are in {folder}", highlight=False, soft_wrap=True)
 
@@ -222,9 +231,16 @@ def _gathered(values: Mapping[int, str]) -> dict[int, str]:
     return {key: value for part in parts for key, value in part.items()}
 
 
-def _write_rows(path: Path, titles: Sequence[str], rows: Mapping[tuple[Any, ...], Mapping[str, float]]) -> None:
+def _cells(row: Mapping[str, float], identity: Identity) -> list[str]:
+    return [*(f"{100 * row[column]:.1f}" for column in _COLUMNS[:3]), str(identity.switches)]
+
+
+def _write_rows(
+    path: Path, titles: Sequence[str], rows: Mapping[tuple[Any, ...], tuple[Mapping[str, float], Identity]]
+) -> None:
     with written_beside(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*titles, *_COLUMNS])
-        for key, row in rows.items():
-            writer.writerow([*key, *(repr(100 * row[column]) for column in _COLUMNS)])
+        writer.writerow([*titles, *_COLUMNS, "swapped", "switches"])
+        for key, (row, identity) in rows.items():
+            shares = (*(row[column] for column in _COLUMNS), identity.swapped)
+            writer.writerow([*key, *(repr(100 * share) for share in shares), identity.switches])

@@ -1,4 +1,4 @@
-"""J, F and J&F over whole videos as a torchmetrics metric that any number of processes can share."""
+"""J, F, J&F and identity switches over whole videos as a torchmetrics metric that any number of processes can share."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_vos.metrics.functional import object_scores, statistics
+from lightning_vos.metrics.identity import IdentityScores, identity, objects_under, pooled
 
 
 class RegionBoundaryScores(NamedTuple):
-    """Fractions named J&F, J, F, J_recall, J_decay, F_recall and F_decay."""
+    """Fractions named J&F, J, F, J_recall, J_decay, F_recall and F_decay, and how objects kept apart."""
 
     summary: dict[str, float]  # plain mean over the objects of all sequences; NaN if nothing was scored
     objects: dict[tuple[int, int], dict[str, float]]  # by (sequence, object id)
     sequences: dict[int, dict[str, float]]  # plain mean over the objects of each sequence
+    identity: IdentityScores
 
 
 class RegionBoundary(Metric):
-    """Collects J and F of each object in each scored frame and averages them as DAVIS does.
+    """Collects J and F of each object in each scored frame, averages them as DAVIS does, and counts identity switches.
 
     A frame that is scored twice, as happens when a sampler evens out the processes, counts once, and the order of
     the frames does not matter: the result is the same to the last bit for every number of processes.
@@ -41,7 +43,8 @@ class RegionBoundary(Metric):
     higher_is_better = True
     full_state_update = False
 
-    rows: list[Tensor] | Tensor  # (R, 5) int64 each: sequence, object id, frame, and the bits of the float64 J and F
+    # (R, 6) int64 each: sequence, object id, frame, the bits of the float64 J and F, and the object that the mask is on
+    rows: list[Tensor] | Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,32 +76,42 @@ class RegionBoundary(Metric):
         Raises:
             ValueError: The label maps differ in size.
         """
-        rows = np.empty((len(object_ids), 5), dtype=np.int64)
+        rows = np.empty((len(object_ids), 6), dtype=np.int64)
         rows[:, 0], rows[:, 1], rows[:, 2] = sequence, object_ids, frame
         # Bits of a float64 in an int64: MPS has no float64, and a float32 would round.
         for column, values in enumerate(object_scores(prediction, truth, object_ids), start=3):
             rows[:, column] = values.view(np.int64)
+        rows[:, 5] = objects_under(prediction, truth, object_ids)
         self.rows.append(torch.from_numpy(rows).to(self.device))  # type: ignore[union-attr] # a list until synchronised
 
     def compute(self) -> RegionBoundaryScores:
-        """Average over frames, then over objects."""
+        """Average over frames, then over objects; add up the switches."""
         # Sorting whole rows first settles which of two differing rows of one frame counts, whoever sent it.
         table = np.unique(dim_zero_cat(self.rows).cpu().numpy(), axis=0)
         table = table[np.unique(table[:, :3], axis=0, return_index=True)[1]]
         keys, starts = np.unique(table[:, :2], axis=0, return_index=True)
-        objects = {
-            (int(sequence), int(object_id)): _object(rows[:, 3:].copy().view(np.float64))
+        # Of no rows, np.split makes one empty part, which belongs to no key.
+        parts = {
+            (int(sequence), int(object_id)): rows
             for (sequence, object_id), rows in zip(keys, np.split(table, starts[1:]), strict=False)
         }
-        sequences = {
-            int(sequence): _mean(scores for (owner, _), scores in objects.items() if owner == sequence)
-            for sequence in np.unique(keys[:, 0])
-        }
-        return RegionBoundaryScores(_mean(objects.values()), objects, sequences)
+        objects = {key: _object(rows[:, 3:5].copy().view(np.float64)) for key, rows in parts.items()}
+        identities = {key: identity(key[1], rows[:, 5]) for key, rows in parts.items()}
+        members = {int(sequence): [key for key in parts if key[0] == sequence] for sequence in np.unique(keys[:, 0])}
+        return RegionBoundaryScores(
+            _mean(objects.values()),
+            objects,
+            {sequence: _mean(objects[key] for key in inside) for sequence, inside in members.items()},
+            IdentityScores(
+                pooled(identities.values()),
+                identities,
+                {sequence: pooled(identities[key] for key in inside) for sequence, inside in members.items()},
+            ),
+        )
 
     def _join_with_nothing(self) -> None:
-        # A process without a frame must still gather int64 rows of five; of an empty list torchmetrics makes float32.
-        self.rows.append(torch.empty((0, 5), dtype=torch.int64, device=self.device))  # type: ignore[union-attr]
+        # A process without a frame must still gather int64 rows of six; of an empty list torchmetrics makes float32.
+        self.rows.append(torch.empty((0, 6), dtype=torch.int64, device=self.device))  # type: ignore[union-attr]
 
 
 def _object(values: NDArray[np.float64]) -> dict[str, float]:

@@ -36,8 +36,8 @@ class VOSModule(L.LightningModule):
         weights: A checkpoint of ours or a published file to start from, for training and for testing.
         weights_may_lack: Beginnings of entry names of the network that `weights` need not have, such as `policy`.
 
-    Logs `val/J&F`, `val/J` and `val/F` in `fit` and `validate`, the same under `test/` with `test/FPS`,
-    `test/peak_memory_gb` and `test/parameters`.
+    Logs `val/J&F`, `val/J`, `val/F` and `val/identity_switches` (of all videos together) in `fit` and `validate`, the
+    same under `test/` with `test/FPS`, `test/peak_memory_gb` and `test/parameters`.
     """
 
     def __init__(
@@ -173,11 +173,14 @@ class VOSModule(L.LightningModule):
         self.log("test/parameters", float(sum(p.numel() for p in self.network.parameters())))
 
     def _log_scores(self, stage: str) -> None:
-        summary = self.scores.compute().summary
+        scores = self.scores.compute()
+        summary = scores.summary
         if stage == "test" and math.isnan(summary["J&F"]):
             return  # no public truth; a validation logs even that, for the best checkpoint is chosen by it
         for name in ("J&F", "J", "F"):
             self.log(f"{stage}/{name}", 100 * summary[name], prog_bar=name == "J&F")
+        if scores.objects:
+            self.log(f"{stage}/identity_switches", float(scores.identity.summary.switches))
 
     def _peak_memory(self) -> float:
         """Gigabytes (1e9 bytes): allocated on the GPU since the test began, or resident since the process began."""

@@ -96,12 +96,17 @@ def test_tables_hold_the_numbers_of_the_metric(finished):
     assert [row.pop("sequence") for row in sequences] == ["clip0", "clip1"]
     keys = [(row.pop("sequence"), int(row.pop("object"))) for row in objects]
     assert keys == [(names[number], k) for number, k in scores.objects]
-    for table, expected in ((sequences, scores.sequences), (objects, scores.objects)):
-        for row, values in zip(table, expected.values(), strict=True):
+    for table, expected, identities in (
+        (sequences, scores.sequences, scores.identity.sequences),
+        (objects, scores.objects, scores.identity.objects),
+    ):
+        for row, values, identity in zip(table, expected.values(), identities.values(), strict=True):
+            assert (int(row.pop("switches")), float(row.pop("swapped"))) == (identity.switches, 100 * identity.swapped)
             assert {name: float(value) for name, value in row.items()} == {k: 100 * v for k, v in values.items()}
     logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
     for name in ("J&F", "J", "F"):
         assert logged[f"test/{name}"] == pytest.approx(100 * scores.summary[name])
+    assert logged["test/identity_switches"] == scores.identity.summary.switches
     assert logged["test/J&F_first_mask_repeated"] == pytest.approx(100 * repeated.summary["J&F"])
     assert logged["test/parameters"] == sum(p.numel() for p in network.parameters())
     assert logged["test/FPS"] > 0

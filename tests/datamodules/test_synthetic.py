@@ -1,10 +1,12 @@
 """The synthetic set: what its clips show, what its files hold, and that nothing of anybody else is ever touched."""
 
+import hashlib
 import json
 import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 
-from datamodules import synthetic_files
+from datamodules import rendering, synthetic_files
 from datamodules.rendering import TAGS, Difficulty, RenderedClip, render_clip
 from datamodules.synthetic import Synthetic
 from datamodules.synthetic_files import FIRST_VAL_INDEX, SyntheticSettings, write_davis
@@ -23,6 +25,7 @@ from lightning_vos.io.masks import VOC_PALETTE
 from lightning_vos.metrics.functional import object_scores
 
 SMALL = SyntheticSettings(train=3, val=2, frames=4, height=64, width=80)
+CROSSING = Difficulty(crossing=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +38,20 @@ def areas(clip: RenderedClip) -> np.ndarray:
     return np.array([(clip.masks == k).sum(axis=(1, 2)) for k in range(1, clip.masks[0].max() + 1)])
 
 
-def steps(clip: RenderedClip) -> np.ndarray:
-    """(N, T - 1) pixels that each object's centroid moves; NaN where it is not seen."""
+def centroids(clip: RenderedClip) -> np.ndarray:
+    """(N, T, 2) row and column of each object's centroid; NaN where it is not seen."""
     rows, columns = np.indices(clip.masks.shape[1:])
     paths = []
     for k in range(1, clip.masks[0].max() + 1):
         mask = clip.masks == k
         with np.errstate(invalid="ignore"):
             paths.append(np.stack([(mask * axis).sum((1, 2)) / mask.sum((1, 2)) for axis in (rows, columns)], axis=-1))
-    return np.linalg.norm(np.diff(paths, axis=1), axis=-1)
+    return np.stack(paths)
+
+
+def steps(clip: RenderedClip) -> np.ndarray:
+    """(N, T - 1) pixels that each object's centroid moves; NaN where it is not seen."""
+    return np.linalg.norm(np.diff(centroids(clip), axis=1), axis=-1)
 
 
 def gone(area: np.ndarray) -> list[tuple[int, int]]:
@@ -69,6 +77,21 @@ def test_the_same_pair_gives_the_same_clip():
     assert first.tags == again.tags
     for seed, index in ((3, 6), (4, 5)):
         assert not np.array_equal(first.masks, render_clip(seed, index).masks)
+
+
+@pytest.mark.parametrize(
+    ("seed", "index", "difficulty", "masks", "colour"),
+    [
+        (0, 0, Difficulty(), "875f2de1dd22aa80", (79.572, 87.87, 69.54)),
+        (0, FIRST_VAL_INDEX + 3, Difficulty(), "4c864c0b0b6f42e5", (83.065, 69.517, 77.727)),
+        (5, 2, Difficulty(look_alike=1.0, occlusion=1.0), "a9f649597821f37a", (66.107, 84.212, 82.437)),
+    ],
+)
+def test_clips_without_crossings_are_what_they_were_before_there_were_any(seed, index, difficulty, masks, colour):
+    """Scores on old and new sets must compare. Masks to the bit; frames, made of floats, by their mean colour."""
+    clip = render_clip(seed, index, frames=6, height=72, width=96, difficulty=difficulty)
+    assert hashlib.sha256(clip.masks.tobytes()).hexdigest().startswith(masks)
+    assert clip.frames.mean(axis=(0, 1, 2)) == pytest.approx(colour, abs=0.01)
 
 
 @pytest.mark.parametrize(("height", "width"), [(97, 97), (128, 128), (64, 112)])
@@ -101,12 +124,13 @@ def test_tags_are_true_of_the_masks(clips):
 
 
 def test_every_difficulty_is_there_in_a_minority_of_the_clips(clips):
-    for tag in TAGS:
+    for tag in set(TAGS) - {"crossing"}:
         share = np.mean([tag in clip.tags for clip in clips])
         assert 0.12 <= share <= 0.45, f"{tag}: {share:.2f}"
+    assert not any("crossing" in clip.tags for clip in clips)
 
 
-@pytest.mark.parametrize("name", ["look_alike", "occlusion", "disappearance", "scale", "speed"])
+@pytest.mark.parametrize("name", ["look_alike", "occlusion", "disappearance", "scale", "speed", "crossing"])
 def test_a_difficulty_comes_when_it_is_asked_for_and_stays_away_when_not(name):
     none = {"occlusion": 0.0, "disappearance": 0.0, "scale": 0.0, "look_alike": 0.0, "speed": 0.0}
     tag = name.replace("_", "-")
@@ -118,8 +142,59 @@ def test_a_difficulty_comes_when_it_is_asked_for_and_stays_away_when_not(name):
     asked, unasked = share(Difficulty(**{**none, name: 1.0})), share(Difficulty(**none))
     assert asked >= 0.6
     assert unasked <= 0.25  # objects may hide one another by chance
-    if name == "look_alike":
+    if name in {"look_alike", "crossing"}:
         assert unasked == 0
+
+
+@pytest.fixture(scope="module")
+def crossings() -> list[RenderedClip]:
+    return [render_clip(4, index, frames=24, difficulty=CROSSING) for index in range(24)]
+
+
+def test_doubles_meet_and_part(crossings):
+    apart = {2: 2.2, 3: 1.9}  # radii
+    for clip in crossings:
+        area, path = areas(clip), centroids(clip)
+        count = len(area)
+        radius = math.sqrt(area[:, 0].max() / math.pi)
+        assert area[:, 0].min() > 0.8 * area[:, 0].max()  # of one size
+        for time in (0, -1):
+            distance = np.linalg.norm(path[:, None, time] - path[:, time], axis=-1)[np.triu_indices(count, 1)]
+            assert (distance > apart[count] * radius).all()
+            assert (area[:, time] > 0.6 * area[:, 0]).all()
+        assert (area[:, 6:18] < 0.55 * area[:, :1]).any()  # one is half hidden in mid-clip
+        assert (area > 0).all()  # and never quite
+        colours = [clip.frames[0][clip.masks[0] == k].mean(axis=0) for k in range(1, count + 1)]
+        assert np.ptp(colours, axis=0).max() < 8
+        assert {"crossing", "look-alike"} <= set(clip.tags)
+    assert {len(areas(clip)) for clip in crossings} == {2, 3}
+
+
+def test_doubles_go_on_or_turn_back(crossings):
+    """Which side an object leaves to says nothing: it is as often the one it came from as the opposite one."""
+    turned = []
+    for clip in crossings:
+        path = centroids(clip)
+        middle = path[:, [0, -1]].mean(axis=(0, 1))
+        came, left = path[:, 0] - middle, path[:, -1] - middle
+        sides = np.sign((came * left).sum(axis=-1))
+        assert len(set(sides)) == 1  # all of a clip do the same
+        turned.append(sides[0] > 0)
+    assert 0.25 < np.mean(turned) < 0.75
+
+
+@pytest.mark.parametrize(("held", "name"), [(0, "never meet"), (12, "never part")])
+def test_what_was_meant_to_cross_and_does_not_has_no_tag(monkeypatch, held, name):
+    scene = rendering._crossing_scene
+
+    def cut_short(*args):
+        layers, ground = scene(*args)
+        until = np.minimum(np.arange(24), held)
+        return [layer._replace(placement=layer.placement[until]) for layer in layers], ground
+
+    monkeypatch.setattr(rendering, "_crossing_scene", cut_short)
+    for index in range(6):
+        assert "crossing" not in render_clip(4, index, frames=24, difficulty=CROSSING).tags, name
 
 
 def test_objects_differ_from_what_is_around_them(clips):
@@ -248,6 +323,20 @@ def test_a_set_of_other_settings_is_refused(tmp_path):
         write_davis(root, SyntheticSettings(train=3, val=2, frames=5, height=64, width=80))
     assert "Found:    frames=4\nExpected: frames=5" in str(error.value)
     assert json.loads((root / "synthetic.json").read_text())["frames"] == 4
+
+
+def test_a_set_from_before_crossings_is_accepted_where_none_are_asked_for(tmp_path):
+    root = tmp_path / "DAVIS"
+    write_davis(root, SMALL)
+    record = root / "synthetic.json"
+    settings = json.loads(record.read_text())
+    assert settings["difficulty"].pop("crossing") == 0
+    record.write_text(json.dumps(settings))
+    before = record.read_bytes()
+    write_davis(root, SMALL)
+    with pytest.raises(ConfigError, match="other settings"):
+        write_davis(root, replace(SMALL, difficulty=CROSSING))
+    assert record.read_bytes() == before
 
 
 @pytest.mark.parametrize("wrong", [{"train": 0}, {"val": 0}, {"frames": 2}, {"height": 63}, {"seed": -1}])

@@ -51,7 +51,8 @@ def test_the_best_checkpoint_in_a_fresh_process(workplace, data, trained, tiny):
     run = workplace / "runs/tiny/version_1"
     assert_masks_of(run, data)
     logged = table(run)
-    assert {name for name, _ in logged} == {*SCORES, "test/FPS", "test/peak_memory_gb", "test/parameters"}
+    more = {"test/identity_switches", "test/FPS", "test/peak_memory_gb", "test/parameters"}
+    assert {name for name, _ in logged} == {*SCORES, *more}
     assert logged["test/FPS", 0] > 0
     assert 0.1 < logged["test/peak_memory_gb", 0] < 20
     parameters = [v for k, v in checkpoint(trained)["state_dict"].items() if not k.endswith(("running_mean", "_var"))]
