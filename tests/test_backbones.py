@@ -9,10 +9,12 @@ import tiny
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.layers import DropPath
 from torch.testing import assert_close
 
 from lightning_vos.backbones import MOBILENETV2_FROM_TORCHVISION, Backbone
 from lightning_vos.errors import CheckpointError, ConfigError
+from lightning_vos.layers.swin import Swin
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,7 @@ from lightning_vos.errors import CheckpointError, ConfigError
         ("mobilenetv2_100", {"final": True}, (24, 32, 96, 1280)),
         ("mobilenetv2_100", {}, (24, 32, 96, 96)),
         ("test_resnet", {"strides": (2, 4, 8), "frozen_norms": False}, (32, 32, 48, 48)),
+        ("swin_tiny_patch4_window7_224", {}, (96, 192, 384, 384)),
     ],
 )
 @torch.no_grad()
@@ -33,6 +36,59 @@ def test_maps_have_the_strides_and_channels_they_promise(name, settings, channel
     strides = (*backbone.strides, backbone.strides[-1])
     sizes = [tuple(features.shape[2:]) for features in maps]
     assert sizes == [(64 // stride + 1, 96 // stride + 1) for stride in strides]
+
+
+@pytest.mark.parametrize(
+    ("name", "multiple"),
+    [
+        ("efficientnet_b0", 1),
+        ("regnety_004", 1),
+        ("resnext50_32x4d", 1),
+        ("mobilenetv3_large_100", 1),
+        ("swin_small_patch4_window7_224", 1),
+        ("convnext_tiny", 16),  # rounds sizes down
+        ("edgenext_small", 16),
+        ("hrnet_w18_small", 32),  # takes nothing else
+    ],
+)
+@torch.no_grad()
+def test_every_model_gives_maps_of_the_sizes_expected(name, multiple):
+    backbone = Backbone(name, frozen_stages=1).eval()
+    assert backbone.multiple == multiple
+    for height, width in ((144, 208), (145, 193)):
+        frames = tiny.frames(1, height, width)
+        maps = backbone(frames)
+        extra = height % 2
+        assert [tuple(features.shape[1:]) for features in maps[:3]] == [
+            (channels, height // stride + extra, width // stride + extra)
+            for channels, stride in zip(backbone.channels, (4, 8, 16), strict=False)
+        ]
+        if multiple == 32:
+            continue
+        # Without rounding, maps are what the model itself gives.
+        own = backbone.body.forward_intermediates((frames - backbone.mean) / backbone.std, indices=backbone.stages)[1]
+        if not extra or multiple == 1:
+            assert all(torch.equal(found, expected) for found, expected in zip(maps[:3], own, strict=True))
+
+
+def test_padding_is_the_mean_colour_and_right_and_bottom():
+    backbone = Backbone("hrnet_w18_small", frozen_stages=1).eval()
+    frames = tiny.frames(1, 40, 49)
+    padded = backbone.mean.expand(1, 3, 64, 64).clone()
+    padded[:, :, :40, :49] = frames
+    with torch.no_grad():
+        for found, whole in zip(backbone(frames), backbone(padded), strict=True):
+            assert_close(found, whole[:, :, : found.shape[2], : found.shape[3]], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_last_map_of_a_model_that_cannot_be_dilated_has_its_own_stride():
+    backbone = Backbone("swin_tiny_patch4_window7_224", final=True)
+    assert (backbone.channels, backbone.last_stride) == ((96, 192, 384, 768), 32)
+    assert backbone(tiny.frames(1, 65, 97))[3].shape[1:] == (768, 3, 4)
+    assert Backbone("resnet18", final=True).last_stride == 16
+    rounds_down = Backbone("edgenext_small", final=True)
+    assert (rounds_down.multiple, rounds_down(tiny.frames(1, 65, 97))[3].shape[2:]) == (32, (3, 4))
 
 
 def test_frames_are_normalised_inside():
@@ -81,6 +137,40 @@ def test_a_file_of_timms_layout_is_loaded(tmp_path, suffix):
     backbone.load_start_weights()
     for name, value in backbone.body.state_dict().items():
         assert torch.equal(value, state[name]), name
+
+
+@pytest.mark.parametrize("layout", ["timm", "microsoft", "mmdetection"])
+def test_files_of_swin_are_loaded(tmp_path, layout):
+    """The published layouts merge patches at the end of a stage, and hold tables that we compute."""
+    name = "swin_tiny_patch4_window7_224"
+    state = {key: torch.randn_like(value) for key, value in timm.create_model(name, num_classes=5).state_dict().items()}
+    expected = dict(state)
+    norms = {f"norm{stage}.{kind}": torch.randn(96 * 2**stage) for stage in range(4) for kind in ("weight", "bias")}
+    if layout != "timm":
+        for stage in range(1, 4):
+            for entry in ("norm.weight", "norm.bias", "reduction.weight"):
+                state[f"layers.{stage - 1}.downsample.{entry}"] = state.pop(f"layers.{stage}.downsample.{entry}")
+        state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
+        state["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    if layout == "mmdetection":
+        state |= norms
+        expected |= {f"norms.{key.removeprefix('norm')}": value for key, value in norms.items()}
+    path = tmp_path / "swin.pth"
+    torch.save({"model": state}, path)
+    backbone = Backbone(name, str(path))
+    backbone.load_start_weights()
+    for key, value in backbone.body.state_dict().items():
+        if layout == "mmdetection" or not key.startswith("norms."):
+            assert torch.equal(value, expected[key]), key
+        else:
+            assert torch.equal(value, torch.full_like(value, float(key.endswith("weight")))), key
+
+
+def test_swin_of_another_window_does_not_fit(tmp_path):
+    path = tmp_path / "swin.pth"
+    torch.save(Swin(96, (2, 2, 6), window=12).state_dict(), path)
+    message = refusal("swin_tiny_patch4_window7_224", str(path))
+    assert "10 of another shape ['layers.0.blocks.0.attn.relative_position_bias_table'" in message
 
 
 def refusal(name, start_weights):
@@ -162,6 +252,8 @@ def test_null_start_weights_change_nothing():
         ("resnet18", 2, ("conv1", "layer1")),
         ("test_resnet", 2, ("conv1", "layer1")),
         ("mobilenetv2_100", 2, ("conv_stem", "blocks.0", "blocks.1")),
+        ("swin_tiny_patch4_window7_224", 1, ("patch_embed",)),
+        ("swin_tiny_patch4_window7_224", 2, ("patch_embed", "layers.0")),
     ],
 )
 def test_frozen_stages_get_no_gradient(name, stages, frozen):
@@ -187,12 +279,42 @@ def test_a_first_map_without_weights_of_its_own():
     assert {n.partition(".")[0] for n, p in backbone.body.named_parameters() if p.requires_grad} == {"layer1", "layer2"}
 
 
+@pytest.mark.parametrize("stages", [0, 2])
+def test_frozen_stages_are_not_skipped_in_training(stages):
+    backbone = Backbone("swin_tiny_patch4_window7_224", drop_path=0.2, frozen_stages=stages)
+    rates = [block.drop_path.drop_prob for layer in backbone.body.layers for block in layer.blocks]
+    assert rates[:2] == ([0, 0] if stages else pytest.approx([0, 0.2 / 11]))
+    assert rates[2:] == pytest.approx([0.2 * i / 11 for i in range(2, 10)])  # the last stage counts, though dropped
+
+
+def test_stochastic_depth_of_a_timm_model():
+    rates = [m.drop_prob for m in Backbone("convnext_tiny", drop_path=0.4).modules() if isinstance(m, DropPath)]
+    assert max(rates) == pytest.approx(0.4 * 14 / 17)  # the fourth stage, which rises to the full rate, is dropped
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("vit_small_patch16_224", {}, r"no features at stride 4, only at \[16\]"),
+        ("swinv2_tiny_window8_256", {}, r"Input height \(\d+\) doesn't match model \(256\).\nChoose a model that"),
+        ("swin_s3_tiny_224", {}, r"Input height \(\d+\) doesn't match model \(224\)"),
+        ("inception_v3", {}, r"expected maps .*\(192, 24, 24\).*\n  found .*\(192, 20, 20\)"),
+        ("hrnet_w18_small", {}, "nothing can be frozen up to it.*Set frozen_stages to 0"),
+        ("dla34", {"drop_path": 0.1}, "'dla34' cannot be built .drop_path is 0.1.: .*drop_path_rate"),
+    ],
+)
+def test_models_that_do_not_do_say_why(name, settings, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        Backbone(name, **settings)
+    assert len(str(error.value).splitlines()) <= 8
+
+
 def test_models_that_do_not_do_are_refused():
     with pytest.raises(ValueError, match="frozen_stages is 3"):
         Backbone("resnet18", frozen_stages=3)
     with pytest.raises(ConfigError, match=r"no model 'resnet5O'.*Close names: "):
         Backbone("resnet5O")
-    with pytest.raises(ConfigError, match=r"no features at stride 6, only at \[2, 4, 8, 16\]"):
+    with pytest.raises(ConfigError, match=r"no features at stride 6, only at \[2, 4, 8, 16, 32\]"):
         Backbone("resnet18", strides=(4, 6, 16))
 
 

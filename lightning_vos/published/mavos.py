@@ -12,6 +12,7 @@ import torch
 from timm.models.swin_transformer import get_relative_position_index
 
 from lightning_vos.backbones import MOBILENETV2_FROM_TORCHVISION, Backbone
+from lightning_vos.layers.swin import SWIN_FROM_PUBLISHED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +100,7 @@ _REST = {
     "decoder.conv_out": "decoder.exit",
 }
 _SLOTS = {0: 0, 1: 1, 3: 2}  # keys, values and identity values; the published slot 2 is empty
-_LAYERS, _LEVELS, _STAGES = 3, 3, 3  # the most that any published file has
+_LAYERS, _LEVELS = 3, 3  # the most that any published file has
 
 
 def _modules(layer_names: Mapping[str, str]) -> dict[str, str]:
@@ -125,12 +126,7 @@ for _layer in range(_LAYERS):
         f"LSTT.layers.{_layer}.short_term_attn.relative_emb_v": f"transformer.layers.{_layer}.short_term.relative_value",
     }
 _MOBILENETV2 = {f"encoder.{theirs}": f"backbone.body.{ours}" for theirs, ours in MOBILENETV2_FROM_TORCHVISION.items()}
-_SWIN = {f"encoder.norm{stage}": f"backbone.body.norms.{stage}" for stage in range(_STAGES)}
-for _stage in range(_STAGES - 1):  # what merges patches is the end of a stage there, the beginning of the next one here
-    _SWIN |= {
-        f"encoder.layers.{_stage}.downsample.{part}": f"backbone.body.layers.{_stage + 1}.downsample.{part}"
-        for part in ("norm", "reduction")
-    }
+_SWIN = {f"encoder.{theirs}": f"backbone.body.{ours}" for theirs, ours in SWIN_FROM_PUBLISHED.items()}
 _SWIN_INDEX = "attn.relative_position_index"
 _UNUSED = "LSTT.mask_token"
 
@@ -146,7 +142,7 @@ def build(name: str) -> MAVOSNetwork:
     backbones = {
         "mobilenetv2": lambda: Backbone("mobilenetv2_100", final=True),
         "r50": lambda: Backbone("resnet50"),
-        "swinb": lambda: Backbone("swin_base_patch4_window7_224"),
+        "swinb": lambda: Backbone("swin_base_patch4_window7_224", drop_path=0.3),
     }
     return MAVOSNetwork(
         backbones[encoder](),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from lightning_vos.vos.network import VOSNetwork
 
+_QUICK = (TrainerFn.FITTING, TrainerFn.VALIDATING)  # one pass over every video
+
 
 class VOSModule(L.LightningModule):
     """Validates, tests and predicts whole videos with a network; a subclass adds how it is trained.
@@ -35,18 +37,27 @@ class VOSModule(L.LightningModule):
         network: The network.
         weights: A checkpoint of ours or a published file to start from, for training and for testing.
         weights_may_lack: Beginnings of entry names of the network that `weights` need not have, such as `policy`.
+        flip: Whether `test` and `predict` see every frame flipped, too, as `Tracker` does.
+        scales: The scales at which `test` and `predict` see every frame, as `Tracker` does.
 
     Logs `val/J&F`, `val/J`, `val/F` and `val/identity_switches` (of all videos together) in `fit` and `validate`, the
     same under `test/` with `test/FPS`, `test/peak_memory_gb` and `test/parameters`.
     """
 
     def __init__(
-        self, network: VOSNetwork[Any], weights: str | None = None, weights_may_lack: Sequence[str] = ()
+        self,
+        network: VOSNetwork[Any],
+        weights: str | None = None,
+        weights_may_lack: Sequence[str] = (),
+        *,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
         self.network = network
         self.weights = weights
         self.weights_may_lack = tuple(weights_may_lack)
+        self.flip, self.scales = flip, tuple(scales)
         self.scores = RegionBoundary()
         self._frames, self._seconds = 0, 0.0
 
@@ -144,9 +155,10 @@ class VOSModule(L.LightningModule):
 
     def _evaluate(self, sample: ScoredVideo, listeners: Sequence[PredictionCallback]) -> None:
         video, truth = sample.video, sample.truth
+        flip, scales = (False, (1.0,)) if self.trainer.state.fn in _QUICK else (self.flip, self.scales)
         scored = set() if truth is None else set(truth.frames)
         frames = Remembering(video.frames)
-        for number, prediction in enumerate(track(self.network, frames, video.prompts)):
+        for number, prediction in enumerate(track(self.network, frames, video.prompts, flip=flip, scales=scales)):
             if number > 0:
                 self._frames += 1
                 self._seconds += prediction.seconds

@@ -71,6 +71,22 @@ def test_the_best_checkpoint_in_a_fresh_process(workplace, data, trained, tiny):
         assert sheet.height > 3 * 64
 
 
+def test_flip_and_scales_change_the_test_but_not_the_validation(command, workplace, data, trained, tiny):
+    found = {}
+    for verb, stage in (("test", "test/J&F"), ("validate", "val/J&F")):
+        for words in ((), ("--model.flip=true", "--model.scales=[1.0,1.3]")):
+            finished = command(verb, *tiny, "--ckpt_path", last(trained), *words)
+            assert finished.status == 0, finished.err
+            (found[verb, words],) = (value for (name, _), value in table(newest(workplace)).items() if name == stage)
+    one, several = (found[key] for key in found if key[0] == "test")
+    assert one != several
+    one, several = (found[key] for key in found if key[0] == "validate")
+    assert one == several
+    refused = command("test", *tiny, "--ckpt_path", last(trained), "--model.scales=[0]")
+    assert refused.status == 2
+    assert "scales is [0.0]" in refused.err
+
+
 def test_predict_writes_masks_and_pictures(command, workplace, data, trained, tiny):
     finished = command("predict", *tiny, "--ckpt_path", last(trained), OVERLAYS)
     assert finished.status == 0, finished.err

@@ -58,6 +58,8 @@ class MAVOS(VOSModule):
         auxiliary_until: Fraction of training in which the weight of the reference frame's loss falls from 1 to 0.
         weights: As `VOSModule`.
         weights_may_lack: As `VOSModule`.
+        flip: As `VOSModule`.
+        scales: As `VOSModule`.
     """
 
     def __init__(
@@ -70,8 +72,11 @@ class MAVOS(VOSModule):
         auxiliary_until: float = 1.0,
         weights: str | None = None,
         weights_may_lack: Sequence[str] = (),
+        *,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
     ) -> None:
-        super().__init__(network, weights, weights_may_lack)
+        super().__init__(network, weights, weights_may_lack, flip=flip, scales=scales)
         self.network: MAVOSNetwork
         self.loss = loss or BootstrappedJaccard()
         self.optimizer, self.schedule = optimizer, schedule

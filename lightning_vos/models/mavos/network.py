@@ -105,6 +105,11 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
                 f"MAVOSNetwork: layers is {layers}, channels {channels}; expected at least 1 layer and a multiple of 8"
             )
         stride = backbone.strides[-1]
+        if backbone.last_stride != stride:
+            raise ConfigError(
+                f"The last map of backbone {backbone.name!r} has stride {backbone.last_stride}, MAVOS needs {stride}.\n"
+                "Set --model.network.backbone.final=false: the map at that stride is then the last."
+            )
         self.canvas = Canvas(stride, align_corners)
         self.train_rules, self.test_rules = train_rules, test_rules
         self.backbone = backbone
