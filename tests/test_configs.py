@@ -7,11 +7,24 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import instantiate_module
 
 from lightning_vos.config_files import shipped_configs
+from lightning_vos.models.mavos import memory as policies
 from lightning_vos.models.mavos.module import MAVOS
+from lightning_vos.published import METHODS, mavos
 
 CONFIGS = shipped_configs()
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name != "base.yaml")
 DATA = sorted(path.name for path in CONFIGS.glob("data/*.yaml"))
+MEMORIES = {
+    "append": policies.Append,
+    "capped": policies.Capped,
+    "cross_attention": policies.CrossAttentionMemory,
+    "focal": policies.FocalMemory,
+    "gcvit": policies.GlobalContextMemory,
+    "mca": policies.ModulatedCrossAttentionMemory,
+    "previous_only": policies.PreviousOnly,
+    "reference_only": policies.ReferenceOnly,
+    "reference_previous": policies.ReferencePrevious,
+}
 LOGGERS = sorted(path.name for path in CONFIGS.glob("logger/*.yaml"))
 
 
@@ -26,6 +39,9 @@ def test_there_are_recipes_and_parts():
     assert {"demo.yaml", "mavos_mobilenetv2.yaml", "mavos_r50.yaml"} <= set(RECIPES)
     assert {"davis2016.yaml", "davis2017.yaml", "folder.yaml", "synthetic.yaml"} <= set(DATA)
     assert LOGGERS == ["wandb.yaml"]
+    published = {f"{name}.yaml" for name in METHODS}
+    assert published <= set(RECIPES)
+    assert published == {path.name for path in CONFIGS.glob("model/*.yaml")}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -35,9 +51,7 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
     assert config["seed_everything"] == 0
     assert config["trainer"]["max_steps"] > 0
     assert config["trainer"]["use_distributed_sampler"] is False
-    model = config["model"]
-    with torch.device("meta"):
-        module = instantiate_module(LightningModule, {"_class_path": model["class_path"], **model["init_args"]})
+    module = built(config)
     assert type(module) is MAVOS
     interval = module.network.train_rules.interval
     if module.network.policy.is_learned:
@@ -47,7 +61,53 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("recipe", ["mavos_mobilenetv2.yaml", "mavos_r50.yaml"])
+def built(config):
+    model = config["model"]
+    with torch.device("meta"):
+        return instantiate_module(LightningModule, {"_class_path": model["class_path"], **model["init_args"]})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_recipe_builds_the_published_network(command, name):
+    """What `load_published` gives and what a recipe trains are one network: entries, sizes and rules of the test."""
+    ours = built(printed(command, "fit", f"{name}.yaml")).network
+    with torch.device("meta"):
+        theirs = mavos.build(name)
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in theirs.state_dict().items()
+    }
+    assert (ours.test_rules, ours.canvas) == (theirs.test_rules, theirs.canvas)
+    assert ours.backbone.name == theirs.backbone.name
+
+
+def test_every_memory_is_there():
+    assert {path.stem for path in CONFIGS.glob("memory/*.yaml")} == set(MEMORIES)
+
+
+@pytest.mark.parametrize(
+    ("memory", "recipe"), [*((memory, "mavos_r50.yaml") for memory in MEMORIES), ("capped", "aotl_mobilenetv2.yaml")]
+)
+def test_a_memory_goes_with_any_recipe(command, memory, recipe):
+    network = built(printed(command, "fit", recipe, f"memory/{memory}.yaml")).network
+    assert type(network.policy) is MEMORIES[memory]
+    assert network.policy.parts == ((256, 256) if "aotl" in recipe else (128, 512, 512))
+
+
+@pytest.mark.parametrize("recipe", ["deaotl_r50.yaml", "deaotl_swinb.yaml", "aotl_mobilenetv2.yaml"])
+def test_baselines_hold_what_their_papers_say(command, recipe):
+    config = printed(command, "fit", recipe)
+    model = config["model"]["init_args"]
+    network = model["network"]["init_args"]
+    assert (network["train_rules"]["interval"], network["test_rules"]["interval"]) == (2, 5)
+    assert model["optimizer"]["init_args"]["lr"] == 2e-4
+    assert model["schedule"]["floor"] == (2e-5 if "mobilenet" in recipe else 1e-5)
+    assert config["data"]["init_args"]["sampler"]["length"] == 5
+    transform = config["data"]["init_args"]["transform"]
+    assert transform["crop"] == (464 if "swinb" in recipe else 465)
+    assert (transform["jitter"] > 0) == ("deaot" in recipe)
+
+
+@pytest.mark.parametrize("recipe", ["mavos_mobilenetv2.yaml", "mavos_r50.yaml", "mavos_swinb.yaml"])
 def test_published_recipes_hold_what_the_paper_says(command, recipe):
     config = printed(command, "fit", recipe)
     model = config["model"]["init_args"]
@@ -58,7 +118,7 @@ def test_published_recipes_hold_what_the_paper_says(command, recipe):
     assert (network["layers"], network["channels"]) == (3, 256)
     assert model["schedule"]["floor"] == (2e-5 if "mobilenet" in recipe else 1e-5)
     assert config["data"]["init_args"]["sampler"]["length"] == 8
-    assert config["data"]["init_args"]["transform"]["crop"] == 465
+    assert config["data"]["init_args"]["transform"]["crop"] == (464 if "swinb" in recipe else 465)
     assert config["trainer"]["max_steps"] == 100_000
     assert config["trainer"]["gradient_clip_val"] == 5.0
 

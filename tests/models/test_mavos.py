@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_vos.backbones import Backbone
 from lightning_vos.errors import ConfigError
 from lightning_vos.losses.segmentation import BootstrappedJaccard
 from lightning_vos.models.mavos.attention import attend_window, local_weights
@@ -14,7 +15,7 @@ from lightning_vos.models.mavos.fusion import FusionBlock
 from lightning_vos.models.mavos.memory import Append, MemoryRules, ModulatedCrossAttentionMemory
 from lightning_vos.models.mavos.modulated_cross_attention import ModulatedCrossAttention
 from lightning_vos.models.mavos.module import MAVOS
-from lightning_vos.models.mavos.network import IdentityAssignment
+from lightning_vos.models.mavos.network import IdentityAssignment, MAVOSNetwork
 from lightning_vos.optim import PolynomialSchedule
 from lightning_vos.structures import Clip
 from lightning_vos.vos.track import Tracker, track
@@ -334,3 +335,30 @@ def test_the_network_is_the_same_after_tracking():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     list(track(network, tiny.frames(12), {0: tiny.squares(1)}))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "convnext_atto", "regnety_002", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_other_encoders_train_a_step(name, align_corners):
+    side = 65 if align_corners else 64
+    backbone = Backbone(name, frozen_stages=1)
+    network = MAVOSNetwork(backbone, channels=32, layers=1, window=5, align_corners=align_corners)
+    clip = tiny.clip(6, batch=1)
+    clip = clip._replace(
+        frames=F.interpolate(clip.frames[0], (side, side))[None],
+        masks=F.interpolate(clip.masks.float(), (side, side)).long(),
+    )
+    before = {key: p.detach().clone() for key, p in network.named_parameters()}
+    MAVOS(network).unroll(clip, 0.0, None).total.backward()
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+    moved = {key for key, p in network.named_parameters() if not torch.equal(p, before[key])}
+    for part in ("backbone.body", "transformer", "policy", "decoder.exit"):
+        assert any(key.startswith(part) for key in moved), part
+    with torch.no_grad():
+        maps = backbone(clip.frames[0])
+    assert [features.shape[2] for features in maps[:3]] == [-(-side // stride) for stride in (4, 8, 16)]
+
+
+def test_a_last_map_of_another_stride_is_refused():
+    with pytest.raises(ConfigError, match="stride 32, MAVOS needs 16"):
+        MAVOSNetwork(Backbone("swin_tiny_patch4_window7_224", final=True))

@@ -160,7 +160,7 @@ def test_windows_keep_to_themselves_and_the_global_query_does_not():
 
 @torch.no_grad()
 def test_windowed_attention_is_attention_within_one_window():
-    """A map that is one window: half of the heads ask with the positions, half with the pooled ones, which are equal."""
+    """On a map that is one window half of the heads ask with the positions, half with the pooled ones, the same."""
     torch.manual_seed(0)
     module, new, context = GlobalContextAttention(8, 2, window=3), torch.randn(2, 9, 8), torch.randn(2, 9, 8)
     query = torch.cat([module.query(new), module.global_query(new)], 2)

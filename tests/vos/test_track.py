@@ -108,21 +108,22 @@ def test_all_objects_may_go_and_others_come(network):
     assert (said[4].labels == 2).any()
 
 
-def test_more_objects_than_a_memory_holds(network):
-    ids = tuple(range(2, 46, 2))
+@pytest.mark.parametrize(("count", "chunks"), [(12, [10, 2]), (23, [10, 10, 3])])
+def test_more_objects_than_a_memory_holds(network, count, chunks):
+    ids = tuple(range(2, 2 + 2 * count, 2))
     mask = tiny.squares(*ids, height=49, width=65)
     tracker, frames = Tracker(network), tiny.frames(4, 49, 65)
     assert torch.equal(tracker.step(frames[0], mask).labels, torch.from_numpy(mask).long())
     for frame in frames[1:]:
         said = tracker.step(frame)
-    assert len(tracker.memories) == 3
-    assert [int(memory.valid.sum()) for memory in tracker.memories] == [10, 10, 2]
+    assert [int(memory.valid.sum()) for memory in tracker.memories] == chunks
     assert said.object_ids == ids
-    assert said.probabilities.shape == (23, 49, 65)
-    tracker.remove(ids[10:20])
+    assert said.probabilities.shape == (1 + count, 49, 65)
+    tracker.remove(ids[:10])
     said = tracker.step(frames[0], tiny.squares(101, height=49, width=65))
-    assert [int(memory.valid.sum()) for memory in tracker.memories] == [10, 3]  # a chunk without objects is gone
-    assert said.object_ids == (*ids[:10], *ids[20:], 101)
+    left = [*chunks[1:-1], chunks[-1] + 1]  # a chunk without objects is gone, the new one takes a free slot
+    assert [int(memory.valid.sum()) for memory in tracker.memories] == left
+    assert said.object_ids == (*ids[10:], 101)
     assert set(said.labels.unique().tolist()) <= {0, *said.object_ids}
 
 
