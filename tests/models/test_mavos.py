@@ -86,6 +86,20 @@ def test_local_attention_never_holds_every_pair():
     assert largest[1] / largest[0] < 4**3.2  # rows of a window meet rows of the map: side ** 3, not side ** 4
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_local_attention_keeps_no_copies_of_rows_for_the_gradient(batch):
+    inputs = [tensor[:1].detach().expand(batch, -1, -1, -1).clone() for tensor in window_inputs(20, 20, 9, values=512)]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.setdefault(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()) and x, lambda x: x
+    ):
+        local_attention(*inputs, 9)
+    rows, weights = 28 * 28 * 512, 20 * 20 * 9 * 28  # numbers of 8 bytes; nine copies of the rows would be too many
+    assert sum(kept.values()) < 8 * batch * (2 * rows + 8 * weights)
+
+
 def test_spatial_values_stay_at_their_positions_and_official_ones_do_not():
     torch.manual_seed(0)
     size, channels, heads = (3, 4), 8, 2

@@ -89,7 +89,7 @@ def local_weights(query: Tensor, key: Tensor, relative: Tensor, window: int) -> 
     """
     height, width = query.shape[1:3]
     padded = width + window - 1
-    scores = (query * query.shape[-1] ** -0.5) @ _rows(key, window).transpose(2, 3)
+    scores = _products(query * query.shape[-1] ** -0.5, _rows(key, window).transpose(2, 3))
     columns = _band(width, window, query.device).expand(*scores.shape[:3], window, window)
     logits = scores.unflatten(3, (window, padded)).gather(4, columns) + relative.unflatten(3, (window, window))
     reach = torch.arange(window, device=query.device) - window // 2
@@ -115,7 +115,12 @@ def attend_window(weights: Tensor, value: Tensor) -> Tensor:
     width, window = weights.shape[2], weights.shape[4]
     columns = _band(width, window, weights.device).expand(*weights.shape[:3], window, window)
     band = weights.new_zeros((*weights.shape[:4], width + window - 1)).scatter(4, columns, weights)
-    return band.flatten(3) @ _rows(value, window)
+    return _products(band.flatten(3), _rows(value, window))
+
+
+def _products(left: Tensor, rows: Tensor) -> Tensor:
+    """Matrix products of (B, h, ...) pairs, clip by clip: over a batch at once, overlapping rows would be copied."""
+    return torch.stack([a @ b for a, b in zip(left, rows, strict=True)])
 
 
 def _rows(grid: Tensor, window: int) -> Tensor:
