@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import platform
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
@@ -44,46 +44,52 @@ class Comparison:
     rows: dict[str, dict[str, Any]]
 
 
-class Experiment:
-    """Comparisons that are files: train and test their rows, print what they gave."""
+def run(file: Path, rows: list[str], *, is_printed: bool = False) -> None:
+    """Train and test rows for every seed; what has a result already is left alone.
 
-    def run(self, file: Path, rows: list[str] | None = None, show: bool = False) -> None:
-        """Train and test rows for every seed; what has a result already is left alone.
+    Results are written to FILE's folder, under its name, one JSON for each row and seed, as they arrive.
 
-        Results are written to FILE's folder, under its name, one JSON for each row and seed, as they arrive.
+    Args:
+        file: The comparison.
+        rows: Its rows to run; all of them if there are none.
+        is_printed: Print the commands and run nothing.
 
-        Args:
-            file: The comparison.
-            rows: Its rows to run; all of them by default.
-            show: Print the commands and run nothing.
-        """
-        comparison = _read(file)
-        if unknown := set(rows or ()) - comparison.rows.keys():
-            raise ConfigError(f"{file} has no rows {sorted(unknown)}.\nIts rows are {', '.join(comparison.rows)}.")
-        for seed in comparison.seeds:
-            for name in rows or comparison.rows:
-                result = _results(file) / f"{name}-seed{seed}.json"
-                if show:
-                    for command in _commands(comparison, name, seed, _RUNS / file.stem / f"{name}-seed{seed}"):
-                        sys.stdout.write(shlex.join(["lightning_vos", *command]) + "\n")
-                elif not result.exists():
-                    _run(comparison, name, seed, _RUNS / file.stem / f"{name}-seed{seed}", result)
-        if not show:
-            self.show(file)
+    Raises:
+        ConfigError: if the file is no comparison, or has no such row.
+        UserError: if a command fails.
+    """
+    comparison = _read(file)
+    if unknown := set(rows) - comparison.rows.keys():
+        raise ConfigError(f"{file} has no rows {sorted(unknown)}.\nIts rows are {', '.join(comparison.rows)}.")
+    for seed in comparison.seeds:
+        for name in rows or comparison.rows:
+            result = _results(file) / f"{name}-seed{seed}.json"
+            folder = _RUNS / file.stem / f"{name}-seed{seed}"
+            if is_printed:
+                for command in _commands(comparison, name, seed, folder):
+                    sys.stdout.write(shlex.join(["lightning_vos", *command]) + "\n")
+            elif not result.exists():
+                _run(comparison, name, seed, folder, result)
+    if not is_printed:
+        show(file)
 
-    def show(self, file: Path) -> None:
-        """Print the results that are there: the mean over seeds, and the lowest and highest.
 
-        Args:
-            file: The comparison.
-        """
-        comparison = _read(file)
-        table = Table("row", "seeds", *comparison.measures, title=file.stem)
-        for name in comparison.rows:
-            found = [json.loads(path.read_text()) for path in sorted(_results(file).glob(f"{name}-seed*.json"))]
-            cells = [_spread([result["measures"][measure] for result in found]) for measure in comparison.measures]
-            table.add_row(name, str(len(found)), *cells)
-        Console().print(table)
+def show(file: Path) -> None:
+    """Print the rows with their results: the mean over seeds, and the lowest and highest.
+
+    Args:
+        file: The comparison.
+
+    Raises:
+        ConfigError: if the file is no comparison.
+    """
+    comparison = _read(file)
+    table = Table("row", "seeds", *comparison.measures, title=file.stem)
+    for name in comparison.rows:
+        found = [json.loads(path.read_text()) for path in sorted(_results(file).glob(f"{name}-seed*.json"))]
+        cells = [_spread([result["measures"][measure] for result in found]) for measure in comparison.measures]
+        table.add_row(name, str(len(found)), *cells)
+    Console().print(table)
 
 
 def _read(file: Path) -> Comparison:
@@ -102,11 +108,7 @@ def _results(file: Path) -> Path:
 def _commands(comparison: Comparison, name: str, seed: int, folder: Path) -> tuple[list[str], list[str]]:
     """The words that train a row, and those that test it."""
     row = comparison.rows[name] or {}
-    words = [
-        word
-        for config in [*comparison.configs, *row.get("configs", [])]
-        for word in ("--config", f"configs/{config.removeprefix('configs/')}")
-    ]
+    words = [word for config in [*comparison.configs, *row.get("configs", [])] for word in ("--config", config)]
     settings = comparison.overrides | row.get("overrides", {}) | {"trainer.logger.init_args.save_dir": folder}
     words += [f"--{key}={json.dumps(value) if isinstance(value, bool) else value}" for key, value in settings.items()]
     words.append(f"--seed_everything={seed}")
@@ -172,4 +174,22 @@ def main(args: list[str]) -> None:
     Raises:
         UserError: The words ask for something that cannot be done.
     """
-    auto_cli(Experiment, args=args, prog="lightning_vos experiment")
+    parser = argparse.ArgumentParser(
+        "lightning_vos experiment",
+        description="Train and test the rows of a comparison, or show what they gave.",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(required=True, metavar="run | list", dest="verb")
+    running = verbs.add_parser("run", help="train and test what has no result yet", allow_abbrev=False)
+    running.add_argument(
+        "file", type=Path, metavar="FILE", help="a comparison, such as experiments/mavos/look_alikes.yaml"
+    )
+    running.add_argument("rows", nargs="*", metavar="ROW", help="rows to run; all by default")
+    running.add_argument("--print", action="store_true", dest="is_printed", help="print the commands, run nothing")
+    listing = verbs.add_parser("list", help="show the rows with their results", allow_abbrev=False)
+    listing.add_argument("file", type=Path, metavar="FILE", help="a comparison")
+    words = parser.parse_args(args)
+    if words.verb == "list":
+        show(words.file)
+    else:
+        run(words.file, words.rows, is_printed=words.is_printed)
