@@ -17,6 +17,9 @@ VERBS = (
     ("segment", "segment a video, given the mask of its first frame", "segment"),
     ("convert", "turn a published checkpoint into one of ours", "convert"),
     ("data", "write a synthetic dataset to begin with", "data"),
+    ("benchmark", "measure memory and time of recipes over long videos, and of one frame", "benchmark"),
+    ("experiment", "train and test the rows of a comparison", "experiment"),
+    ("report", "draw figures of runs, and of what a memory holds", "report"),
 )
 
 

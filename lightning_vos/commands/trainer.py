@@ -30,7 +30,7 @@ from lightning_vos.io.checkpoints import read_checkpoint
 from lightning_vos.parse_errors import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _UNNAMED = (None, "lightning_logs")
 _NOISE = (
@@ -148,12 +148,15 @@ class CLI(LightningCLI):
             UserError: A part refuses its arguments.
         """
         try:
-            super().instantiate_classes()
+            self._instantiate()
         except (TypeError, ValueError, MisconfigurationException) as wrapper:
             error: BaseException = wrapper
             while error.__cause__ is not None:  # jsonargparse wraps what a nested part raised
                 error = error.__cause__
             raise error if isinstance(error, UserError) else ConfigError(_refusal(error)) from error
+
+    def _instantiate(self) -> None:
+        super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
         """Lets a resumed run go on with its table of metrics."""
@@ -189,6 +192,29 @@ class CLI(LightningCLI):
             arguments["version"] = int(number) if number.isdecimal() else run.name
             self.resumed_step = step
         return path
+
+
+class ModelCLI(CLI):
+    """Reads and checks a recipe as `test` does, and builds its model alone: no data, no trainer, nothing is run.
+
+    Args:
+        configs: What `--config` takes, one or more.
+    """
+
+    def __init__(self, configs: Sequence[str]) -> None:
+        _quieten()
+        words = ["test", *(f"--config={name}" for name in configs), "--seed_everything=false"]
+        super().__init__("test", expand_config_options(words))
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing is logged."""
+
+    def _instantiate(self) -> None:
+        settings = Namespace(model=self.config[self.verb].model)  # type: ignore[no-untyped-call]
+        self.model = self._subcommand_parsers[self.verb].instantiate_classes(settings).model
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        return
 
 
 def main(argv: list[str]) -> None:

@@ -63,6 +63,7 @@ _AOT_LAYER = {
     "linear_V": "value",
     "long_term_attn.projection": "long_term.projection",
     "short_term_attn.relative_emb_k": "short_term.relative",
+    "short_term_attn.relative_emb_v": "short_term.relative_value",  # a parameter, not a module
     "short_term_attn.projection": "short_term.projection",
     "norm3": "feed_norm",
     "linear1": "expand",
@@ -119,12 +120,7 @@ def _modules(layer_names: Mapping[str, str]) -> dict[str, str]:
 
 
 _GATED = _modules(_GATED_LAYER) | {"LSTT.decoder_norms.0.gn": "transformer.norm"}
-_AOT = _modules(_AOT_LAYER)
-for _layer in range(_LAYERS):
-    _AOT |= {
-        f"LSTT.decoder_norms.{_layer}": f"transformer.norms.{_layer}",
-        f"LSTT.layers.{_layer}.short_term_attn.relative_emb_v": f"transformer.layers.{_layer}.short_term.relative_value",
-    }
+_AOT = _modules(_AOT_LAYER) | {f"LSTT.decoder_norms.{n}": f"transformer.norms.{n}" for n in range(_LAYERS)}
 _MOBILENETV2 = {f"encoder.{theirs}": f"backbone.body.{ours}" for theirs, ours in MOBILENETV2_FROM_TORCHVISION.items()}
 _SWIN = {f"encoder.{theirs}": f"backbone.body.{ours}" for theirs, ours in SWIN_FROM_PUBLISHED.items()}
 _SWIN_INDEX = "attn.relative_position_index"

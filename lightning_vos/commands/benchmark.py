@@ -1,0 +1,312 @@
+"""`lightning_vos benchmark`: what recipes cost over a long video, and in one frame; no data and no weights needed."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lightning_vos.commands.inputs import add_device_option, choose_device
+from lightning_vos.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.console import Console
+
+    from lightning_vos.benchmarks.frame import Cost
+    from lightning_vos.benchmarks.memory import FrameRow, Summary
+    from lightning_vos.benchmarks.workload import Setting
+    from lightning_vos.vos.network import VOSNetwork
+
+
+def build_network(recipe: str) -> VOSNetwork[Any]:
+    """The network of a recipe with random weights, the same each time.
+
+    Args:
+        recipe: Names or paths of configs as `--config` takes them, joined by `+`; the suffix may be left out.
+
+    Raises:
+        ConfigError: if a config is missing or wrong, or its model does not segment videos.
+    """
+    import torch
+
+    from lightning_vos.commands.trainer import ModelCLI
+    from lightning_vos.vos.network import VOSNetwork
+
+    torch.manual_seed(0)
+    names = [name if name.endswith((".yaml", ".yml")) else f"{name}.yaml" for name in recipe.split("+")]
+    model = ModelCLI(names).model
+    network = getattr(model, "network", None)
+    if not isinstance(network, VOSNetwork):
+        raise ConfigError(
+            f"{recipe} has no network to measure: {type(model).__qualname__} does not segment videos frame by frame.\n"
+            "  expected a recipe such as mavos_mobilenetv2"
+        )
+    return network
+
+
+def benchmark_memory(recipes: Sequence[str], setting: Setting, frames: int, output: Path) -> None:
+    """Run each recipe over a long synthetic video; leaves a table of rows for each, a summary and a figure.
+
+    Args:
+        recipes: As `build_network`, one or more.
+        setting: What they run on.
+        frames: Length of the video.
+        output: The folder to write.
+
+    Raises:
+        UserError: if a recipe cannot be built, or the folder holds files.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lightning_vos.benchmarks.memory import MIB, FrameRow, curves, summarize
+    from lightning_vos.benchmarks.process import StoppedError, in_fresh_process
+    from lightning_vos.io.plots import over_frames, write_figure
+    from lightning_vos.io.writing import written_beside
+
+    if frames < 2:
+        raise ConfigError(f"--frames {frames} is no video: expected a number of at least 2, such as 500.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} holds files already. Name another --output, or remove them.")
+    labels = _labels(recipes)
+    console = Console()
+    _check(recipes, console)
+    output.mkdir(parents=True, exist_ok=True)
+    measured: dict[str, list[FrameRow]] = {}
+    ends: dict[str, str] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("bank {task.fields[bank]}"), console=console) as progress:
+        for recipe, label in zip(recipes, labels, strict=True):
+            task = progress.add_task(label, total=frames, bank="-")
+            rows = measured[label] = []
+            with (
+                (output / f"{label}.csv").open("w", newline="", encoding="utf-8", buffering=1) as file,
+                closing(in_fresh_process(_memory_rows, recipe, setting, frames)) as process,
+            ):
+                table = csv.writer(file)
+                table.writerow(FrameRow._fields)
+                try:
+                    for row in process:
+                        table.writerow(row)
+                        rows.append(row)
+                        bank = f"{row.bank_bytes / MIB:.1f} MiB, {row.bank_frames} frames"
+                        progress.update(task, advance=1, bank=bank)
+                except KeyboardInterrupt:
+                    raise KeyboardInterrupt(f"stopped; the rows so far are in {output}") from None
+                except StoppedError as stop:
+                    ends[label] = f"{stop} at frame {len(rows)}"
+                    console.print(f"{label}: {ends[label]}", highlight=False)
+    curve = {label: curves(rows, setting) for label, rows in measured.items() if len(rows) > 1}
+    if not curve:
+        raise ConfigError("Nothing was measured: every recipe stopped at once. A smaller --size needs less memory.")
+    summaries = {label: summarize(values) for label, values in curve.items()}
+    with written_beside(output / "summary.json") as temporary:
+        content = {
+            **_circumstances(setting),
+            "recipes": {label: {**s._asdict(), "stopped": ends.get(label)} for label, s in summaries.items()},
+        }
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    memory = _memory_name(setting)
+    panels = {
+        "long-term bank, MiB": {label: values.bank / MIB for label, values in curve.items()},
+        "ms a frame (running median)": {label: 1e3 * _running_median(c.seconds) for label, c in curve.items()},
+        f"{memory}, MiB": {label: values.memory / MIB for label, values in curve.items()},
+    }
+    write_figure(output / "memory.png", over_frames(panels))
+    _print_summaries(console, summaries, memory)
+    console.print(f"Rows, summary and memory.png are in {output}", highlight=False, soft_wrap=True)
+
+
+def benchmark_frame(recipes: Sequence[str], setting: Setting, repeats: int, *, is_profiled: bool) -> None:
+    """Print what one frame of each recipe costs, relative to the first recipe's frame that reads one memory frame.
+
+    Args:
+        recipes: As `build_network`, one or more.
+        setting: What they run on.
+        repeats: Runs that a median is taken over.
+        is_profiled: Whether to print the operators that a frame spends most time in.
+
+    Raises:
+        UserError: if a recipe cannot be built or measured.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_vos.benchmarks.memory import MIB
+    from lightning_vos.benchmarks.process import StoppedError, in_fresh_process
+
+    if repeats < 1:
+        raise ConfigError(f"--repeats {repeats} measures nothing: expected a number of at least 1.")
+    labels = _labels(recipes)
+    console = Console()
+    _check(recipes, console)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler of the fresh process tells of its own state
+    clock = "CPU" if setting.device == "cpu" else "wall"
+    table = Table("", "relative", f"{clock} ms", "bank MiB", "memory MiB")
+    profiles: dict[str, str] = {}
+    unit = None
+    for recipe, label in zip(recipes, labels, strict=True):
+        table.add_row(label, style="bold")
+        with (
+            console.status(label) as status,
+            closing(in_fresh_process(_frame_costs, recipe, setting, repeats, is_profiled)) as process,
+        ):
+            try:
+                for cost in cast("Iterator[Cost | str]", process):
+                    if isinstance(cost, str):
+                        profiles[label] = cost
+                        continue
+                    unit = unit or cost.seconds
+                    status.update(f"{label}: {cost.what.strip()}")
+                    sizes = (
+                        "" if size is None else f"{size / MIB:.1f}" for size in (cost.bank_bytes, cost.memory_bytes)
+                    )
+                    table.add_row(cost.what, f"{cost.seconds / unit:.2f}", f"{1e3 * cost.seconds:.1f}", *sizes)
+            except StoppedError as stop:
+                table.add_row(str(stop))
+        table.add_section()
+    console.print(table)
+    console.print(
+        "relative: to the first frame. memory: the peak above the loaded network; of local attention, its own tensors.",
+        highlight=False,
+    )
+    for label, text in profiles.items():
+        console.print(f"\n{label}: a frame that does not update its bank")
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _memory_rows(recipe: str, setting: Setting, frames: int) -> Iterator[FrameRow]:
+    from lightning_vos.benchmarks.memory import measure_memory
+
+    return measure_memory(build_network(recipe), setting, frames)
+
+
+def _frame_costs(recipe: str, setting: Setting, repeats: int, is_profiled: bool) -> Iterator[Cost | str]:
+    from lightning_vos.benchmarks.frame import measure_frame
+
+    return measure_frame(build_network(recipe), setting, repeats, is_profiled=is_profiled)
+
+
+def _labels(recipes: Sequence[str]) -> list[str]:
+    """What recipes are called in tables, and their files: without folders and suffixes."""
+    labels = ["+".join(Path(name).stem for name in recipe.split("+")) for recipe in recipes]
+    if twice := {label for label in labels if labels.count(label) > 1}:
+        raise ConfigError(f"Two recipes are called {min(twice)}, so their results could not be told apart. Rename one.")
+    return labels
+
+
+def _check(recipes: Sequence[str], console: Console) -> None:
+    """Refuse a recipe that cannot be built, before the first is measured."""
+    with console.status("building the recipes"):
+        for recipe in recipes:
+            build_network(recipe)
+    console.print("Weights are random, the video is synthetic: costs are real, masks mean nothing.", soft_wrap=True)
+
+
+def _circumstances(setting: Setting) -> dict[str, Any]:
+    import torch
+
+    from lightning_vos import __version__
+
+    is_cuda = torch.device(setting.device).type == "cuda"
+    return {
+        "setting": vars(setting),
+        "time": "CPU seconds of the process" if setting.device == "cpu" else "wall seconds",
+        "memory": _memory_name(setting),
+        "device": torch.cuda.get_device_name(setting.device) if is_cuda else platform.processor() or platform.machine(),
+        "versions": {"lightning_vos": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _memory_name(setting: Setting) -> str:
+    if setting.device.startswith("cuda"):
+        return "GPU peak"
+    return "resident memory" if Path("/proc/self/statm").exists() else "peak resident memory"
+
+
+def _running_median(values: Any) -> Any:
+    import numpy as np
+
+    width = min(max(len(values) // 20, 1) * 2 + 1, 25)
+    padded = np.pad(values, width // 2, mode="edge")
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+
+
+def _print_summaries(console: Console, summaries: Mapping[str, Summary], memory: str) -> None:
+    from rich.table import Column, Table
+
+    from lightning_vos.benchmarks.memory import MIB
+
+    unit = next(iter(summaries.values())).seconds[0]
+    titles = ("frame", "bank MiB", "bank frames", "ms a frame", "relative", f"{memory} MiB", "bank")
+    table = Table(Column("recipe", overflow="fold"), *titles)
+    for label, s in summaries.items():
+        verdict = f"constant from frame {s.steady_from}" if s.is_constant else f"growing, to frame {s.steady_from}"
+        sizes = zip(s.marks, s.bank_bytes, s.bank_frames, s.seconds, s.memory_bytes, strict=True)
+        for number, (mark, bank, held, spent, used) in enumerate(sizes):
+            table.add_row(
+                label if number == 0 else "",
+                str(mark),
+                f"{bank / MIB:.1f}",
+                str(held),
+                f"{1e3 * spent:.0f}",
+                f"{spent / unit:.2f}",
+                f"{used / MIB:.0f}" + (f" ({(used - s.memory_bytes[0]) / MIB:+.0f})" if number else ""),
+                verdict if number == 0 else "",
+            )
+        table.add_section()
+    console.print(table)
+    for label, s in summaries.items():
+        early, late = (f"{first} to {last - 1}" for first, last in (s.early, s.late))
+        console.print(
+            f"{label}: frames {late} take {s.late_over_early:.3f} times what frames {early} take"
+            f" (median), and {s.late_minus_early_bytes / MIB:+.1f} MiB of {memory}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def main(args: list[str]) -> None:
+    """Run `lightning_vos benchmark` with the words that follow it.
+
+    Raises:
+        UserError: The words ask for something that cannot be done.
+    """
+    parser = argparse.ArgumentParser("lightning_vos benchmark", description="Measure recipes.", allow_abbrev=False)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="memory | frame")
+    memory = kinds.add_parser("memory", help="memory and time over a long video", allow_abbrev=False)
+    frame = kinds.add_parser("frame", help="what one frame costs, and its parts", allow_abbrev=False)
+    for kind in (memory, frame):
+        kind.add_argument(
+            "recipes",
+            nargs="+",
+            metavar="RECIPE",
+            help="a config such as mavos_mobilenetv2, or several joined by +: mavos_mobilenetv2+memory/focal",
+        )
+        kind.add_argument("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="of the frames")
+        kind.add_argument("--objects", type=int, default=2, help="in the first mask (2)")
+        kind.add_argument("--threads", type=int, help="of the CPU (1 where it does the work)")
+        kind.add_argument("--precision", choices=("32", "bf16"), default="32", help="bf16 is autocast")
+        add_device_option(kind)
+    memory.add_argument("--frames", type=int, default=500, help="length of the video (500)")
+    memory.add_argument("--output", type=Path, default=Path("runs/benchmark_memory"), metavar="DIR", help="to write")
+    frame.add_argument("--repeats", type=int, default=5, help="runs that a median is taken over (5)")
+    frame.add_argument("--profile", action="store_true", help="print the operators of a frame that take most time")
+    words = parser.parse_args(args)
+
+    from lightning_vos.benchmarks.workload import Setting
+
+    device = str(choose_device(words.device))
+    threads = 1 if words.threads is None and device == "cpu" else words.threads
+    setting = Setting(tuple(words.size), words.objects, device, threads, words.precision)
+    if words.kind == "memory":
+        benchmark_memory(words.recipes, setting, words.frames, words.output)
+    else:
+        benchmark_frame(words.recipes, setting, words.repeats, is_profiled=words.profile)

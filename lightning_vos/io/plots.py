@@ -1,0 +1,129 @@
+"""Figures of numbers: drawn without a display, written at once and whole."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib.figure import Figure
+
+from lightning_vos.errors import ConfigError
+from lightning_vos.io.writing import written_beside
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+_LARGEST = 2500  # area of the largest bubble, in square points
+_PICTURE = 2.4  # width of a picture, in inches
+
+
+class Bubble(NamedTuple):
+    """One run in a plot of accuracy against speed."""
+
+    label: str
+    score: float  # J&F in percent
+    frames_per_second: float
+    gigabytes: float
+
+
+class MemoryColumn(NamedTuple):
+    """What a long-term bank holds of one frame: a column of `memory_maps`."""
+
+    frame: int
+    picture: NDArray[np.uint8]  # (H, W, 3) RGB
+    reference: NDArray[np.float32]  # (h, w)
+    dynamic: NDArray[np.float32]  # (h, w)
+
+
+def check_figure_path(path: Path) -> None:
+    """Refuse a file name that no picture can be written to, before any work.
+
+    Raises:
+        ConfigError: if its suffix is none of a picture's.
+    """
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise ConfigError(f"--output {path} is no name of a picture.\n  expected a suffix such as .png, .pdf or .svg")
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure in the format of the path's suffix."""
+    with written_beside(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def over_frames(panels: Mapping[str, Mapping[str, NDArray[np.number]]]) -> Figure:
+    """One panel below the other over the frames of a video.
+
+    Args:
+        panels: Title of the vertical axis -> label of a line -> its (T,) values, from frame 0 on.
+    """
+    figure = Figure(figsize=(7, 2.4 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for label, values in lines.items():
+            axis.plot(values, label=label, linewidth=1.2)
+        axis.set_ylabel(title)
+        axis.set_ylim(0, 1.1 * max(float(values.max()) for values in lines.values()))
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    axes[-1].set_xlabel("frame")
+    return figure
+
+
+def trade_off(bubbles: Sequence[Bubble]) -> Figure:
+    """Accuracy against speed, the area of each bubble in proportion to the peak memory (MAVOS, Figure 1)."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    largest = max(bubble.gigabytes for bubble in bubbles)
+    for number, bubble in enumerate(bubbles):
+        point = (bubble.frames_per_second, bubble.score)
+        area = _LARGEST * bubble.gigabytes / largest
+        axis.scatter(*point, s=area, color=f"C{number % 10}", alpha=0.6, edgecolors="black", linewidths=0.5)
+        above = (0, (area / math.pi) ** 0.5 + 3)
+        axis.annotate(
+            f"{bubble.label}, {bubble.gigabytes:.2f} GB",
+            point,
+            above,
+            textcoords="offset points",
+            ha="center",
+            fontsize="small",
+        )
+    axis.margins(0.25)
+    axis.grid(alpha=0.3)
+    axis.set_xlabel("frames a second")
+    axis.set_ylabel("J&F in %")
+    axis.set_title("Area: peak memory", fontsize="medium")
+    return figure
+
+
+def memory_maps(title: str, columns: Sequence[MemoryColumn]) -> Figure:
+    """Over time: frames with their masks, and what the bank holds as reference and as dynamic frame (MAVOS, Figure 3).
+
+    Each row of maps has one scale of colours.
+    """
+    height, width = columns[0].picture.shape[:2]
+    size = (_PICTURE * len(columns) + 1.2, 3 * _PICTURE * height / width + 1)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(3, len(columns), squeeze=False)
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.imshow(column.picture)
+        axis.set_title(f"frame {column.frame}", fontsize="medium")
+    rows = {"reference": [c.reference for c in columns], "dynamic": [c.dynamic for c in columns]}
+    for row, (name, maps) in zip(axes[1:], rows.items(), strict=True):
+        low, high = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
+        for axis, values in zip(row, maps, strict=True):
+            extent = (0, width, height, 0)
+            drawn = axis.imshow(values, cmap="viridis", vmin=low, vmax=high, extent=extent)
+        row[0].set_ylabel(name)
+        figure.colorbar(drawn, ax=list(row), shrink=0.8, pad=0.01)
+    axes[0, 0].set_ylabel("frame")
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.suptitle(title, fontsize="medium")
+    return figure

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fresh
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from lightning_vos.benchmarks import process
+from lightning_vos.benchmarks.frame import allocated_at_peak, measure_frame
+from lightning_vos.benchmarks.memory import Curves, FrameRow, curves, measure_memory, summarize
+from lightning_vos.benchmarks.workload import Setting, SyntheticVideo
+from lightning_vos.errors import ConfigError
+from lightning_vos.models.mavos.memory import Append, MemoryRules, ReferenceOnly
+
+RECIPE = Path(__file__).parents[1] / "end_to_end/tiny.yaml"
+GROWING = f"""
+include: [{RECIPE}]
+model: {{init_args: {{network: {{init_args: {{memory: lightning_vos.models.mavos.memory.Append}}}}}}}}
+"""
+SMALL = ("--size", "33", "41", "--device", "cpu")
+# of a frame in the bank of tiny.network on 33 x 33 pixels: 5 x 5 tokens, 2 layers, C / 2 + 2 C + 2 C floats
+FRAME_BYTES = 25 * 2 * (16 + 64 + 64) * 4
+
+
+def setting(**changes: Any) -> Setting:
+    return Setting(**{"size": (33, 33), "objects": 2, "device": "cpu", "threads": 1, "precision": "32"} | changes)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a recipe whose memory grows; what a fresh process would be sent runs in this one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "growing.yaml").write_text(GROWING)
+
+    def at_once(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+        function, arguments = pickle.loads(pickle.dumps((function, arguments)))
+        yield from function(*arguments)
+
+    monkeypatch.setattr(process, "in_fresh_process", at_once)
+    return tmp_path
+
+
+def refused(finished: Any, *parts: str) -> None:
+    assert finished.status == 2, finished.err
+    message = finished.err[finished.err.index("error: ") :]
+    assert len(message.splitlines()) <= 8
+    assert "Traceback" not in finished.err
+    assert all(part in message for part in parts), message
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("objects", [1, 2, 7, 30])
+def test_the_video_is_the_same_each_time_and_moves(objects):
+    first, second = SyntheticVideo((40, 56), objects), SyntheticVideo((40, 56), objects)
+    assert first.first_mask.unique().tolist() == list(range(objects + 1))
+    for number in (0, 5, 10_000):
+        assert first.frame(number).shape == (3, 40, 56)
+        assert torch.equal(first.frame(number), second.frame(number))
+        assert first.frame(number).min() >= 0
+        assert first.frame(number).max() <= 1
+    assert not torch.equal(first.frame(0), first.frame(5))
+
+
+@pytest.mark.parametrize(
+    ("memory", "held"), [(None, [1, 1, 2, 2, 2, 2, 2, 2]), (Append, [1, 1, 2, 2, 3, 3, 4, 4]), (ReferenceOnly, [1] * 8)]
+)
+def test_every_frame_tells_the_size_of_the_bank(memory, held):
+    parts = () if memory is None else (memory,)
+    rows = list(measure_memory(tiny.network(*parts, test_rules=MemoryRules(2)), setting(), 8))
+    assert [row.frame for row in rows] == list(range(8))
+    assert [row.bank_frames for row in rows] == held
+    assert [row.bank_bytes for row in rows] == [FRAME_BYTES * frames for frames in held]
+    assert all(row.cpu_seconds > 0 and row.wall_seconds > 0 and row.resident_bytes > 2**26 for row in rows)
+    assert all(row.allocated_bytes is None and row.peak_bytes is None for row in rows)
+
+
+def test_more_objects_than_a_memory_holds_are_counted_in_all_memories():
+    (row,) = measure_memory(tiny.network(), setting(objects=11), 1)
+    assert (row.bank_frames, row.bank_bytes) == (1, 2 * FRAME_BYTES)
+
+
+def test_half_precision_halves_the_bank():
+    (row,) = measure_memory(tiny.network(), setting(precision="bf16"), 1)
+    assert FRAME_BYTES / 2 <= row.bank_bytes < FRAME_BYTES
+
+
+def test_a_summary_of_a_long_video():
+    time = np.arange(1000)
+    curve = Curves(np.minimum(1 + time // 300, 2), 1 + time // 300, np.where(time < 800, 2.0, 3.0), 1000 + time)
+    summary = summarize(curve)
+    assert (summary.marks, summary.bank_bytes) == ([100, 500, 999], [1, 2, 2])
+    assert (summary.steady_from, summary.is_constant) == (300, True)
+    assert (summary.early, summary.late) == ((100, 300), (800, 1000))
+    assert (summary.late_over_early, summary.late_minus_early_bytes) == (1.5, 700)
+    assert (summary.seconds, summary.memory_bytes) == ([2, 2, 3], [1100, 1500, 1999])
+
+
+def test_a_summary_of_a_short_video_that_grows():
+    time = np.arange(100)
+    summary = summarize(Curves(1 + time // 10, 1 + time // 10, 1.0 + time, 5 * time))
+    assert (summary.steady_from, summary.is_constant) == (90, False)
+    assert (summary.early, summary.late) == ((5, 15), (90, 100))
+    assert summary.late_over_early == pytest.approx((1 + 94.5) / (1 + 9.5))
+    assert summary.late_minus_early_bytes == 5 * 85
+
+
+def test_curves_hold_the_times_and_the_memory_of_the_device():
+    row = FrameRow(0, 1, 2, cpu_seconds=3, wall_seconds=4, resident_bytes=5, allocated_bytes=None, peak_bytes=None)
+    assert curves([row], setting()) == (1, 2, 3, 5)
+    assert curves([row._replace(allocated_bytes=6, peak_bytes=7)], setting(device="cuda:0")) == (1, 2, 4, 7)
+
+
+def test_summaries_of_hardly_anything():
+    assert summarize(Curves(*(np.array([1, 1]) for _ in range(4)))).is_constant
+    assert not summarize(Curves(np.array([1, 1, 2]), *(np.array([1, 1, 1]) for _ in range(3)))).is_constant
+
+
+@pytest.mark.parametrize(("memory", "sizes"), [(None, (1, 2)), (Append, (1, 2, 4, 6, 8, 10)), (ReferenceOnly, (1,))])
+def test_the_costs_of_a_frame(memory, sizes):
+    parts = () if memory is None else (memory,)
+    *costs, table = measure_frame(tiny.network(*parts), setting(), 1, is_profiled=True)
+    whole = costs[: len(sizes)]
+    assert [cost.what for cost in whole] == [f"frame, {frames} in the bank" for frames in sizes]
+    assert [cost.bank_bytes for cost in whole] == [FRAME_BYTES * frames for frames in sizes]
+    by_name = {cost.what.strip(): cost for cost in costs}
+    assert list(by_name)[len(sizes) :] == [
+        "frame that updates the bank",
+        *("encode", "propagate", "decode", "memorize", "memorize and update"),
+        "local attention, one layer",
+    ]
+    assert all(cost.seconds > 0 for name, cost in by_name.items() if name != "propagate")
+    assert by_name["local attention, one layer"].memory_bytes > 25 * 2 * 64 * 4  # its values alone
+    assert "aten::" in table
+
+
+def test_allocations_are_counted_at_their_peak():
+    square = torch.rand(500, 1000)
+
+    def work() -> torch.Tensor:
+        product = square @ square.T  # 1 MB
+        soft = product.softmax(1)  # 1 MB
+        del product
+        return soft.repeat(3, 1)  # 3 MB
+
+    assert allocated_at_peak(work, torch.device("cpu")) == pytest.approx(4e6, rel=0.01)
+
+
+def test_a_process_of_its_own():
+    pids = set(process.in_fresh_process(fresh.processes, 3))
+    assert len(pids) == 1
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "text"),
+    [
+        ("refused", ConfigError, "no such thing"),
+        ("memory", process.StoppedError, "out of memory"),
+        ("killed", process.StoppedError, "killed by SIGKILL"),
+        ("broken", RuntimeError, "the measuring process failed"),
+    ],
+)
+def test_how_a_process_ends(how, error, text):
+    items = process.in_fresh_process(fresh.fail, how)
+    assert next(items) == 0
+    with pytest.raises(error, match=text):
+        next(items)
+
+
+def test_a_process_ends_with_its_reader():
+    items = process.in_fresh_process(fresh.endless)
+    pid = next(items)
+    items.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_memory_of_two_recipes(command, here, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    finished = command("benchmark", "memory", str(RECIPE), f"{RECIPE}+growing", "--frames", "20", *SMALL)
+    assert finished.status == 0, finished.err
+    files = sorted(path.name for path in Path("runs/benchmark_memory").iterdir())
+    assert files == ["memory.png", "summary.json", "tiny+growing.csv", "tiny.csv"]
+    summary = json.loads(Path("runs/benchmark_memory/summary.json").read_text())
+    assert summary["setting"] == {"size": [33, 41], "objects": 2, "device": "cpu", "threads": 1, "precision": "32"}
+    assert summary["versions"]["torch"] == torch.__version__
+    constant, growing = (summary["recipes"][name] for name in ("tiny", "tiny+growing"))
+    assert (constant["is_constant"], constant["steady_from"]) == (True, 2)
+    assert (growing["is_constant"], growing["steady_from"], growing["bank_frames"]) == (False, 18, [2, 6, 10])
+    assert growing["bank_bytes"][2] == int(rows_of(Path("runs/benchmark_memory/tiny+growing.csv"))[-1]["bank_bytes"])
+    assert "masks mean nothing" in finished.out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
+    assert [row[:4] for row in cells[3:6:2]] == [["tiny+growing", "2", "0.0", "2"], ["", "19", "0.2", "10"]]
+    assert (cells[0][7], cells[3][7]) == ("constant from frame 2", "growing, to frame 18")
+    assert "tiny: frames 18 to 19 take" in finished.out
+    assert Image.open("runs/benchmark_memory/memory.png").size == (1050, 1080)
+    refused(command("benchmark", "memory", str(RECIPE), *SMALL), "runs/benchmark_memory holds files already")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), process.StoppedError("out of memory")])
+def test_what_was_measured_before_a_stop_is_kept(command, here, monkeypatch, stop):
+    at_once = process.in_fresh_process
+
+    def stopped(function: Callable[..., Iterator[Any]], recipe: str, *arguments: Any) -> Iterator[Any]:
+        for number, row in enumerate(at_once(function, recipe, *arguments)):
+            if number == 3 and recipe == "growing":
+                raise stop
+            yield row
+
+    monkeypatch.setattr(process, "in_fresh_process", stopped)
+    finished = command("benchmark", "memory", "growing", str(RECIPE), "--frames", "6", *SMALL, "--output", "out")
+    assert [row["frame"] for row in rows_of(Path("out/growing.csv"))] == ["0", "1", "2"]
+    if isinstance(stop, KeyboardInterrupt):
+        assert "stopped; the rows so far are in out" in finished.err
+        assert (finished.status, list(Path("out").iterdir())) == (130, [Path("out/growing.csv")])
+    else:
+        assert finished.status == 0, finished.err
+        assert len(rows_of(Path("out/tiny.csv"))) == 6
+        recipes = json.loads(Path("out/summary.json").read_text())["recipes"]
+        assert recipes["growing"]["stopped"] == "out of memory at frame 3"
+        assert recipes["tiny"]["stopped"] is None
+
+
+def test_frames_of_two_recipes(command, here):
+    finished = command("benchmark", "frame", "growing", str(RECIPE), "--repeats", "1", "--profile", *SMALL)
+    assert finished.status == 0, finished.err
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
+    assert [row[0] for row in rows if row[1] == ""] == ["growing", "tiny"]
+    whole = [row for row in rows if row[0].endswith("in the bank")]
+    assert [row[0].split()[1] for row in whole] == ["1", "2", "4", "6", "8", "10", "1", "2"]
+    assert whole[0][1] == "1.00"
+    relative, milliseconds = (np.array([float(row[column]) for row in whole]) for column in (1, 2))
+    assert np.allclose(relative, milliseconds / milliseconds[0], atol=0.05, rtol=0.05)
+    assert finished.out.count("Self CPU time total") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("memory", "nothing"), ("'nothing.yaml' does not exist",)),
+        (("memory", "mavos_r50+data/nothing"), ("'data/nothing.yaml' does not exist",)),
+        (("memory", "growing", "growing"), ("Two recipes are called growing",)),
+        (("memory", "wrong"), ("unknown key 'model.network.windw'", "did you mean 'window'?")),
+        (("memory", "refusing"), ("MAVOSNetwork refuses its arguments", "window is 4")),
+        (("memory", "growing", "--frames", "1"), ("--frames 1 is no video",)),
+        (("memory", "growing", "--size", "0", "5"), ("0 x 5 pixels", "at least 1")),
+        (("memory", "growing", "--size", "9", "9", "--objects", "3"), ("3 objects do not fit on 9 x 9",)),
+        (("memory", "growing", "--device", "abacus"), ("--device abacus cannot be used here",)),
+        (("frame", "growing", "--objects", "11"), ("11 objects take several memories", "--objects 10")),
+        (("frame", "growing", "--repeats", "0"), ("--repeats 0 measures nothing",)),
+    ],
+)
+def test_mistakes_are_told(command, here, words, parts):
+    for name, window in (("wrong", "windw: 5"), ("refusing", "window: 4")):
+        text = f"include: [growing.yaml]\nmodel: {{init_args: {{network: {{init_args: {{{window}}}}}}}}}\n"
+        (here / f"{name}.yaml").write_text(text)
+    refused(command("benchmark", *words), *parts)
+    assert not (here / "runs").exists()
