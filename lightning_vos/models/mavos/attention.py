@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_QUERIES = 512  # that read the long-term memory at a time
+
 
 class GatedOutput(nn.Module):
     """What follows attention in every gated propagation: gate, 5x5 depth-wise convolution, projection.
@@ -46,8 +48,9 @@ class GatedPropagation(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, gate: Tensor, size: tuple[int, int]) -> Tensor:
         """Attend from (B, n, C) to (B, m, C) keys with (B, m, values); (B, n, outer)."""
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.output(attended, gate, size)
+        # No fused kernel of a CPU takes values that are wider than keys: all weights of a part are held at once.
+        parts = [F.scaled_dot_product_attention(part, key, value) for part in query.split(_QUERIES, dim=1)]
+        return self.output(torch.cat(parts, dim=1), gate, size)
 
 
 class LocalGatedPropagation(nn.Module):
