@@ -107,6 +107,21 @@ def test_baselines_hold_what_their_papers_say(command, recipe):
     assert (transform["jitter"] > 0) == ("deaot" in recipe)
 
 
+def test_pre_training_holds_what_the_paper_says(command):
+    config = printed(command, "fit", "mavos_r50_static.yaml")
+    model = config["model"]["init_args"]
+    assert model["optimizer"]["init_args"]["lr"] == 4e-4
+    assert model["optimizer"]["init_args"]["weight_decay"] == 0.03
+    assert model["schedule"]["floor"] == 2e-5
+    assert (model["sequential_from"], model["auxiliary_until"]) == (1.0, 0.1)
+    assert config["data"]["init_args"]["merge"] == 1.0
+    static, main = built(config).network, built(printed(command, "fit", "mavos_r50.yaml")).network
+    lacked = main.state_dict().keys() - static.state_dict().keys()
+    assert {name.partition(".")[0] for name in lacked} == {"policy"}
+    assert not static.state_dict().keys() - main.state_dict().keys()
+    assert static.test_rules.interval < 8  # pseudo-videos of 8 frames read what they remember
+
+
 @pytest.mark.parametrize("recipe", ["mavos_mobilenetv2.yaml", "mavos_r50.yaml", "mavos_swinb.yaml"])
 def test_published_recipes_hold_what_the_paper_says(command, recipe):
     config = printed(command, "fit", recipe)

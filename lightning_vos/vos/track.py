@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     LabelMap = Tensor | NDArray[np.integer[Any]]
+
+
+_BRIGHTEST = 2  # interpolated frames may be a little above 1
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Tracker:
         scales: Factors on the size that the network works at.
 
     Raises:
-        ConfigError: if there is no scale, or one is not above 0.
+        ConfigError: if there is no scale, or one is not above 0, or the size is nothing.
     """
 
     def __init__(
@@ -60,8 +64,12 @@ class Tracker:
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
     ) -> None:
-        if not scales or min(scales) <= 0:
+        if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
             raise ConfigError(f"scales is {list(scales)}: expected one factor above 0 or more, such as 1.0 1.2.")
+        if size is not None and min(size) < 1:
+            raise ConfigError(
+                f"The size {size[0]} x {size[1]} is none: expected height and width in pixels, such as 480 864."
+            )
         self.network = network
         self._passes = [
             _Pass(None if tuple(scales) == (1.0,) else scale, is_flipped)
@@ -170,6 +178,8 @@ class Tracker:
                 "expected float of shape (3, H, W): RGB in [0, 1]."
             )
         size = (frame.shape[1], frame.shape[2])
+        if self._time == 0 and (brightest := float(frame.max())) > _BRIGHTEST:
+            raise FrameError(f"Frame 0 has values up to {brightest:.0f}, expected RGB in [0, 1]: divide pixels by 255.")
         for one in self._passes:
             if one.view is None:
                 one.view = View(size, self.network.canvas.view(*(self._size or size), one.scale).network)
@@ -245,7 +255,7 @@ def track(
         One `Prediction` a frame, with the ids of the prompts.
 
     Raises:
-        ConfigError: if there is no scale, or one is not above 0.
+        ConfigError: as for `Tracker`.
         MaskError: if there is no prompt with an object, or one does not fit its frame.
         FrameError: if there is no frame, or a frame does not fit the video.
     """
@@ -259,8 +269,9 @@ def track(
         yield tracker.step(frame, prompts.get(number))
     if number < 0:
         raise FrameError("The video has no frames.")
-    if outside := [index for index in prompts if not 0 <= index <= number]:
-        raise MaskError(f"Prompts are given for frames {outside}, but the video ends with frame {number}.")
+    for what, indices in (("Prompts are given", prompts), ("Objects are to be removed", remove or ())):
+        if outside := [index for index in indices if not 0 <= index <= number]:
+            raise MaskError(f"{what} for frames {outside}, but the video ends with frame {number}.")
 
 
 class Remembering:

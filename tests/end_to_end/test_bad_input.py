@@ -114,7 +114,7 @@ def test_files_that_are_no_checkpoint(command, tiny, trained, workplace):
         ("--model.network.train_rules.interval=0", ["interval is 0", "at least 1"]),
         ("--model.network.memory.levels=0", ["levels is 0", "at least 1"]),
         ("--model.network.layers=0", ["layers is 0"]),
-        ("--model.network.channels=33", ["channels 33", "multiple of 8"]),
+        ("--model.network.channels=33", ["channels 33", "multiple of 16"]),
         ("--model.network.backbone.name=resnet5", ["timm knows no model 'resnet5'"]),
         ("--model.sequential_from=2", ["sequential_from is 2", "fractions"]),
         ("--model.optimizer.lr=0", ["learning rate is 0"]),

@@ -297,7 +297,7 @@ def test_training_without_an_end_is_refused():
     [
         (lambda: tiny.network(window=4), "window is 4"),
         (lambda: tiny.network(layers=0), "layers is 0"),
-        (lambda: tiny.network(channels=20), "channels 20"),
+        (lambda: tiny.network(channels=24), "channels 24"),
         (lambda: MemoryRules(interval=0), "interval is 0"),
         (lambda: ModulatedCrossAttentionMemory(1, (8, 16), levels=0), "levels is 0"),
         (lambda: ModulatedCrossAttentionMemory(1, (8, 16), heads=3), "heads is 3"),

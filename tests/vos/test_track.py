@@ -190,9 +190,11 @@ def test_passes_see_their_own_sizes(network):
         del network.encode
     assert seen == [(25, 33), (25, 33), (97, 129), (97, 129)]
     assert len(tracker.memories) == 4
-    for wrong in ((), (1.0, 0.0), (-1.0,)):
+    for wrong in ((), (1.0, 0.0), (-1.0,), (float("nan"),), (1.0, float("inf"))):
         with pytest.raises(ConfigError, match="factor above 0"):
             Tracker(network, scales=wrong)
+    with pytest.raises(ConfigError, match="0 x 64 is none"):
+        Tracker(network, (0, 64))
 
 
 def test_what_does_not_fit_is_refused(network):
@@ -206,6 +208,8 @@ def test_what_does_not_fit_is_refused(network):
             Tracker(network).step(bad, mask)
     with pytest.raises(FrameError, match=r"torch\.uint8.*float"):
         Tracker(network).step((frames[0] * 255).byte(), mask)
+    with pytest.raises(FrameError, match=r"up to 255, expected RGB in \[0, 1\]"):
+        Tracker(network).step(torch.full((3, 33, 33), 255.0), mask)
     with pytest.raises(MaskError, match=r"mask of frame 0 is \(33, 34\), the frame is \(33, 33\)"):
         Tracker(network).step(frames[0], np.ones((33, 34), np.uint8))
     with pytest.raises(MaskError, match="holds the id -3"):
@@ -228,6 +232,8 @@ def test_videos_that_cannot_be_tracked_are_refused(network):
     for wrong in (3, -1):
         with pytest.raises(MaskError, match=rf"frames \[{wrong}\], but the video ends with frame 2"):
             list(track(network, frames, {0: mask, wrong: mask}))
+        with pytest.raises(MaskError, match=rf"removed for frames \[{wrong}\], but the video ends with frame 2"):
+            list(track(network, frames, {0: mask}, remove={wrong: (1,)}))
 
 
 def test_frames_before_the_first_object_are_background(network):

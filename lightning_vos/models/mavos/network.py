@@ -100,9 +100,9 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         super().__init__()
         if window < 1 or window % 2 == 0:
             raise ValueError(f"MAVOSNetwork.window is {window}, expected an odd number of positions such as 15")
-        if layers < 1 or channels < 8 or channels % 8:
+        if layers < 1 or channels < 16 or channels % 16:
             raise ValueError(
-                f"MAVOSNetwork: layers is {layers}, channels {channels}; expected at least 1 layer and a multiple of 8"
+                f"MAVOSNetwork: layers is {layers}, channels {channels}; expected at least 1 layer and a multiple of 16"
             )
         stride = backbone.strides[-1]
         if backbone.last_stride != stride:
