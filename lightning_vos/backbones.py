@@ -38,7 +38,7 @@ class Backbone(nn.Module):
         strides: Of the three maps; the first stage of a stride counts.
         final: Whether the output after the model's very last stage is the fourth map; else the third is given twice.
             It lies at the last of the strides if the model can be dilated (ResNet, MobileNetV2), else at the model's
-            own last stride (Swin: 32).
+            own last stride (Swin: 32). What comes after it, such as the norm of a classifier, is dropped.
         drop_path: Probability of skipping the last residual block for a sample in training (stochastic depth), as the
             model ramps it; 0 leaves a timm model at its default.
         frozen_norms: Keep batch normalisation at its start statistics and affine, as the published recipes do.
@@ -84,6 +84,8 @@ class Backbone(nn.Module):
                     nn.init.ones_(module.weight)
         self.body: Any = freeze_batch_norm_2d(body) if frozen_norms else body
         self.multiple = self._fitting_multiple(end)
+        if final:
+            self._prune_unused()
         self._freeze(frozen_stages)
         self.mean: Tensor
         self.std: Tensor
@@ -156,6 +158,24 @@ class Backbone(nn.Module):
             f"Backbone {self.name!r} cannot be used: for a frame of {padded[0]} x {padded[1]} pixels\n"
             f"  expected maps (channels, height, width) {expected}\n  found {str(found)[:200]}\n{_TAKES_ANY_SIZE}"
         )
+
+    @torch.enable_grad()
+    def _prune_unused(self) -> None:
+        """Drop the parts that no map depends on, such as a classifier's norm: distributed training stops at them.
+
+        What timm would drop as the head is for some models (MobileNetV2) the end of the last map.
+        """
+        side = 4 * self.strides[-1]
+        self.body.eval()
+        maps = self._maps(torch.zeros(1, 3, *(side + -side % self.multiple,) * 2))
+        self.body.train()
+        parameters = [parameter for parameter in self.body.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad([features.sum() for features in maps], parameters, allow_unused=True)
+        unused = {parameter for parameter, found in zip(parameters, gradients, strict=True) if found is None}
+        for name, part in list(self.body.named_children()):
+            own = set(part.parameters())
+            if own and own <= unused:
+                setattr(self.body, name, nn.Identity())
 
     def load_start_weights(self) -> None:
         """Fill the backbone from `start_weights`; nothing happens where it is null.

@@ -263,6 +263,26 @@ def test_frozen_stages_get_no_gradient(name, stages, frozen):
         assert (parameter.grad is None) == key.startswith(tuple(f"{part}." for part in frozen)), key
 
 
+@pytest.mark.parametrize(
+    ("name", "pruned"),
+    [
+        ("convnext_atto", "head"),  # the norm of the classifier
+        ("mobilenetv3_large_100", "conv_head"),  # after the pooling
+        ("mobilenetv2_100", None),  # whose conv_head is the last map
+        ("resnet18", None),
+        ("swin_tiny_patch4_window7_224", None),
+    ],
+)
+def test_all_that_is_there_to_learn_gets_a_gradient(name, pruned):
+    backbone = Backbone(name, final=True, frozen_norms=False, frozen_stages=0)
+    sum(features.square().mean() for features in backbone(tiny.frames(2, 65, 65))).backward()
+    assert [key for key, parameter in backbone.named_parameters() if parameter.grad is None] == []
+    whole = set(timm.create_model(name, num_classes=0).state_dict())
+    gone = {key.partition(".")[0] for key in whole - set(backbone.body.state_dict())}
+    # the norm after timm's Swin is that of the last map in ours
+    assert gone == ({"norm"} if "swin" in name else {pruned} - {None})
+
+
 def test_frozen_norms_do_not_move():
     frozen, free = Backbone("resnet18"), Backbone("resnet18", frozen_norms=False, frozen_stages=0)
     for backbone, moves in ((frozen, False), (free, True)):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lightning_vos.vos.network import VOSNetwork
 
 BANK_FRAMES = (1, 2, 4, 6, 8, 10)
-"""Frames in the long-term bank whose reading is measured, as far as the memory grows."""
+"""Frames in the long-term bank whose reading is measured; of one that stops between two of them, its limit."""
 WHOLE = "frame, {} in the bank"
 _LISTED = 12  # operators of a profile
 _NEVER, _LATER = 10**9, 10**6  # an interval without an update; the time of frames, at which one of 1 is due
@@ -58,20 +58,22 @@ def measure_frame(
     video, loaded = _Video(network.to(device).eval(), setting), reset_peak(device)
     with torch.no_grad(), setting.autocast():
         memory = filled = video.begin()
+        held = 0
         for wanted in BANK_FRAMES:
             filled = video.fill(filled, wanted)
-            if filled.bank_frames != wanted:
+            if filled.bank_frames == held:
                 break
+            held = filled.bank_frames
             reset_peak(device)
             spent = _median(partial(video.step, _with_interval(filled, _NEVER)), repeats, device)
-            yield Cost(WHOLE.format(wanted), spent, filled.bank_bytes, peak_bytes(device) - loaded)
-            if wanted <= 2:
+            yield Cost(WHOLE.format(held), spent, filled.bank_bytes, peak_bytes(device) - loaded)
+            if held <= 2:
                 memory = filled
-        del filled
         reset_peak(device)
-        spent = _median(partial(video.step, memory), repeats, device)
-        yield Cost("frame that updates the bank", spent, memory.bank_bytes, peak_bytes(device) - loaded)
-        yield from _parts(video, memory, repeats, device)
+        spent = _median(partial(video.step, filled), repeats, device)
+        yield Cost("frame that updates the bank", spent, filled.bank_bytes, peak_bytes(device) - loaded)
+        yield from _parts(video, memory, filled, repeats, device)
+        del filled
         rest = partial(video.step, _with_interval(memory, _NEVER))
         yield from _local_attention(network, rest, repeats, device)
         if is_profiled:
@@ -125,8 +127,11 @@ def _median(work: Callable[[], Any], repeats: int, device: torch.device) -> floa
     return median(spent)
 
 
-def _parts(video: _Video, memory: Any, repeats: int, device: torch.device) -> Iterator[Cost]:
-    """The verbs of a network on a frame; the decoder, which `segment` ends with, is counted with `resolve`."""
+def _parts(video: _Video, memory: Any, filled: Any, repeats: int, device: torch.device) -> Iterator[Cost]:
+    """The verbs of a network on a frame; the decoder, which `segment` ends with, is counted with `resolve`.
+
+    All read `memory`, but the update is that of `filled`, from which a bounded bank has to drop a frame.
+    """
     network, view = video.network, video.view
     entered = network.canvas.enter(video.frame, view)
     features = network.encode(entered)
@@ -138,9 +143,10 @@ def _parts(video: _Video, memory: Any, repeats: int, device: torch.device) -> It
     yield Cost("  encode", _median(partial(network.encode, entered), repeats, device))
     yield Cost("  propagate", _median(segment, repeats, device) - decode)
     yield Cost("  decode", decode + _median(resolve, repeats, device))
-    for what, interval in (("  memorize", _NEVER), ("  memorize and update", 1)):
-        last = _with_interval(seen, interval)
-        memorize = partial(network.memorize, features, resolve().planes, last, time=_LATER)
+    for what, held, interval in (("  memorize", memory, _NEVER), ("  memorize and update", filled, 1)):
+        logits, seen = network.segment(features, held, time=_LATER)
+        planes = network.resolve((logits,), (seen,), view).planes
+        memorize = partial(network.memorize, features, planes, _with_interval(seen, interval), time=_LATER)
         yield Cost(what, _median(memorize, repeats, device))
 
 

@@ -89,7 +89,7 @@ class Summary(NamedTuple):
 
 def curves(rows: Sequence[FrameRow], setting: Setting) -> Curves:
     """The rows as curves."""
-    on_cpu = setting.device == "cpu"
+    on_cpu = setting.device_type == "cpu"
     return Curves(
         np.array([row.bank_bytes for row in rows]),
         np.array([row.bank_frames for row in rows]),

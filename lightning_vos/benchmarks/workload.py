@@ -57,6 +57,11 @@ class Setting:
                 "  expected 255 objects at most, and 64 pixels for each"
             )
 
+    @property
+    def device_type(self) -> str:
+        """The device without its number."""
+        return torch.device(self.device).type
+
     def prepare(self) -> None:
         """Limit the threads of this process."""
         if self.threads is not None:
@@ -64,7 +69,7 @@ class Setting:
 
     def autocast(self) -> torch.autocast:
         """The precision, as a context."""
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 class SyntheticVideo:

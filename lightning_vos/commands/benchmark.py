@@ -137,7 +137,7 @@ def benchmark_frame(recipes: Sequence[str], setting: Setting, repeats: int, *, i
         UserError: if a recipe cannot be built or measured.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from lightning_vos.benchmarks.memory import MIB
     from lightning_vos.benchmarks.process import StoppedError, in_fresh_process
@@ -148,8 +148,8 @@ def benchmark_frame(recipes: Sequence[str], setting: Setting, repeats: int, *, i
     console = Console()
     _check(recipes, console)
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler of the fresh process tells of its own state
-    clock = "CPU" if setting.device == "cpu" else "wall"
-    table = Table("", "relative", f"{clock} ms", "bank MiB", "memory MiB")
+    clock = "CPU" if setting.device_type == "cpu" else "wall"
+    table = Table(Column("", overflow="fold"), "relative", f"{clock} ms", "bank MiB", "memory MiB")
     profiles: dict[str, str] = {}
     unit = None
     for recipe, label in zip(recipes, labels, strict=True):
@@ -215,10 +215,10 @@ def _circumstances(setting: Setting) -> dict[str, Any]:
 
     from lightning_vos import __version__
 
-    is_cuda = torch.device(setting.device).type == "cuda"
+    is_cuda = setting.device_type == "cuda"
     return {
         "setting": vars(setting),
-        "time": "CPU seconds of the process" if setting.device == "cpu" else "wall seconds",
+        "time": "CPU seconds of the process" if setting.device_type == "cpu" else "wall seconds",
         "memory": _memory_name(setting),
         "device": torch.cuda.get_device_name(setting.device) if is_cuda else platform.processor() or platform.machine(),
         "versions": {"lightning_vos": __version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -226,7 +226,7 @@ def _circumstances(setting: Setting) -> dict[str, Any]:
 
 
 def _memory_name(setting: Setting) -> str:
-    if setting.device.startswith("cuda"):
+    if setting.device_type == "cuda":
         return "GPU peak"
     return "resident memory" if Path("/proc/self/statm").exists() else "peak resident memory"
 
@@ -245,10 +245,9 @@ def _print_summaries(console: Console, summaries: Mapping[str, Summary], memory:
     from lightning_vos.benchmarks.memory import MIB
 
     unit = next(iter(summaries.values())).seconds[0]
-    titles = ("frame", "bank MiB", "bank frames", "ms a frame", "relative", f"{memory} MiB", "bank")
-    table = Table(Column("recipe", overflow="fold"), *titles)
+    titles = ("frame", "bank\nMiB", "bank\nframes", "ms a\nframe", "relative", f"{memory}\nMiB".replace(" ", "\n", 1))
+    table = Table(Column("recipe", overflow="fold"), *(Column(title, no_wrap=True) for title in titles))
     for label, s in summaries.items():
-        verdict = f"constant from frame {s.steady_from}" if s.is_constant else f"growing, to frame {s.steady_from}"
         sizes = zip(s.marks, s.bank_bytes, s.bank_frames, s.seconds, s.memory_bytes, strict=True)
         for number, (mark, bank, held, spent, used) in enumerate(sizes):
             table.add_row(
@@ -259,14 +258,14 @@ def _print_summaries(console: Console, summaries: Mapping[str, Summary], memory:
                 f"{1e3 * spent:.0f}",
                 f"{spent / unit:.2f}",
                 f"{used / MIB:.0f}" + (f" ({(used - s.memory_bytes[0]) / MIB:+.0f})" if number else ""),
-                verdict if number == 0 else "",
             )
         table.add_section()
     console.print(table)
     for label, s in summaries.items():
+        verdict = f"constant from frame {s.steady_from}" if s.is_constant else f"growing, to frame {s.steady_from}"
         early, late = (f"{first} to {last - 1}" for first, last in (s.early, s.late))
         console.print(
-            f"{label}: frames {late} take {s.late_over_early:.3f} times what frames {early} take"
+            f"{label}: the bank is {verdict}; frames {late} take {s.late_over_early:.3f} times what frames {early} take"
             f" (median), and {s.late_minus_early_bytes / MIB:+.1f} MiB of {memory}.",
             highlight=False,
             soft_wrap=True,
@@ -303,9 +302,9 @@ def main(args: list[str]) -> None:
 
     from lightning_vos.benchmarks.workload import Setting
 
-    device = str(choose_device(words.device))
-    threads = 1 if words.threads is None and device == "cpu" else words.threads
-    setting = Setting(tuple(words.size), words.objects, device, threads, words.precision)
+    device = choose_device(words.device)
+    threads = 1 if words.threads is None and device.type == "cpu" else words.threads
+    setting = Setting(tuple(words.size), words.objects, str(device), threads, words.precision)
     if words.kind == "memory":
         benchmark_memory(words.recipes, setting, words.frames, words.output)
     else:

@@ -98,15 +98,20 @@ def choose_device(name: str | None) -> torch.device:
     """The device of that name, or the best there is.
 
     Raises:
-        ConfigError: if it cannot be used here.
+        ConfigError: if it cannot be used here, or computes nothing, as `meta`.
     """
     import torch
 
     if name is not None:
         try:
-            return torch.zeros(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+            number = torch.ones(1, device=name)
+            number.item()  # what of the device cannot be read back is not computed
+            return number.device
+        except (RuntimeError, AssertionError, ImportError) as error:
+            raise ConfigError(
+                f"--device {name} cannot be used here: {str(error).splitlines()[0]}\n"
+                "  expected cpu, or cuda or mps where the machine has it"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

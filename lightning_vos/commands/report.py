@@ -33,7 +33,7 @@ def trade_off(runs: Sequence[Path], labelled: Sequence[tuple[str, Path]], output
         output: The picture to write.
 
     Raises:
-        ConfigError: if there is no run, or one holds no results of a test.
+        ConfigError: if there is no run, two are called alike, or one holds no results of a test.
     """
     from rich.console import Console
     from rich.table import Table
@@ -45,6 +45,12 @@ def trade_off(runs: Sequence[Path], labelled: Sequence[tuple[str, Path]], output
     named = [*zip(_names(runs), runs, strict=True), *labelled]
     if not named:
         raise ConfigError("Name at least one run, such as runs/mavos_r50/version_0, or --label NAME=RUN.")
+    names = [name for name, _ in named]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"Two runs are called {min(twice)}, so they could not be told apart in the figure.\n"
+            "  name each run once, and one of two that are called alike by --label NAME=RUN"
+        )
     bubbles = [Bubble(name, *_results(run)) for name, run in named]
     write_figure(output, draw(bubbles))
     table = Table("run", "J&F %", "frames a second", "peak memory GB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
@@ -40,14 +41,27 @@ class MemoryColumn(NamedTuple):
 
 
 def check_figure_path(path: Path) -> None:
-    """Refuse a file name that no picture can be written to, before any work.
+    """Refuse a file name that no picture can be written to, before any work; leaves nothing behind.
 
     Raises:
-        ConfigError: if its suffix is none of a picture's.
+        ConfigError: if its suffix is none of a picture's, it is a folder, or its place cannot be written.
     """
     known = Figure().canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in known:
         raise ConfigError(f"--output {path} is no name of a picture.\n  expected a suffix such as .png, .pdf or .svg")
+    folder = path.absolute()
+    try:
+        is_folder = path.is_dir()
+        folder = next(parent for parent in folder.parents if parent.exists())
+        # Asking for permissions would not do: a place may be full, or of a kind that holds no files.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--output {path} cannot be written.\n  found {folder}: {error.strerror}\n"
+            "  expected a place where files can be made, in folders that are there or can be made"
+        ) from error
+    if is_folder:
+        raise ConfigError(f"--output {path} is a folder.\n  expected the name of a picture in it")
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from rich.console import Console
 
 from lightning_vos.benchmarks import process
 from lightning_vos.benchmarks.frame import allocated_at_peak, measure_frame
-from lightning_vos.benchmarks.memory import Curves, FrameRow, curves, measure_memory, summarize
+from lightning_vos.benchmarks.memory import MIB, Curves, FrameRow, Summary, curves, measure_memory, summarize
 from lightning_vos.benchmarks.workload import Setting, SyntheticVideo
+from lightning_vos.commands.benchmark import _print_summaries
+from lightning_vos.commands.inputs import choose_device
 from lightning_vos.errors import ConfigError
-from lightning_vos.models.mavos.memory import Append, MemoryRules, ReferenceOnly
+from lightning_vos.models.mavos.memory import Append, Capped, MemoryRules, ReferenceOnly
 
 RECIPE = Path(__file__).parents[1] / "end_to_end/tiny.yaml"
 GROWING = f"""
@@ -121,6 +126,7 @@ def test_a_summary_of_a_short_video_that_grows():
 def test_curves_hold_the_times_and_the_memory_of_the_device():
     row = FrameRow(0, 1, 2, cpu_seconds=3, wall_seconds=4, resident_bytes=5, allocated_bytes=None, peak_bytes=None)
     assert curves([row], setting()) == (1, 2, 3, 5)
+    assert curves([row], setting(device="cpu:0")) == (1, 2, 3, 5)
     assert curves([row._replace(allocated_bytes=6, peak_bytes=7)], setting(device="cuda:0")) == (1, 2, 4, 7)
 
 
@@ -129,7 +135,16 @@ def test_summaries_of_hardly_anything():
     assert not summarize(Curves(np.array([1, 1, 2]), *(np.array([1, 1, 1]) for _ in range(3)))).is_constant
 
 
-@pytest.mark.parametrize(("memory", "sizes"), [(None, (1, 2)), (Append, (1, 2, 4, 6, 8, 10)), (ReferenceOnly, (1,))])
+@pytest.mark.parametrize(
+    ("memory", "sizes"),
+    [
+        (None, (1, 2)),
+        (Append, (1, 2, 4, 6, 8, 10)),
+        (ReferenceOnly, (1,)),
+        (Capped, (1, 2, 4, 6, 7)),
+        (partial(Capped, frames=6), (1, 2, 4, 6)),
+    ],
+)
 def test_the_costs_of_a_frame(memory, sizes):
     parts = () if memory is None else (memory,)
     *costs, table = measure_frame(tiny.network(*parts), setting(), 1, is_profiled=True)
@@ -137,6 +152,7 @@ def test_the_costs_of_a_frame(memory, sizes):
     assert [cost.what for cost in whole] == [f"frame, {frames} in the bank" for frames in sizes]
     assert [cost.bank_bytes for cost in whole] == [FRAME_BYTES * frames for frames in sizes]
     by_name = {cost.what.strip(): cost for cost in costs}
+    assert by_name["frame that updates the bank"].bank_bytes == FRAME_BYTES * sizes[-1]
     assert list(by_name)[len(sizes) :] == [
         "frame that updates the bank",
         *("encode", "propagate", "decode", "memorize", "memorize and update"),
@@ -145,6 +161,21 @@ def test_the_costs_of_a_frame(memory, sizes):
     assert all(cost.seconds > 0 for name, cost in by_name.items() if name != "propagate")
     assert by_name["local attention, one layer"].memory_bytes > 25 * 2 * 64 * 4  # its values alone
     assert "aten::" in table
+
+
+def test_an_update_is_that_of_the_fullest_bank(monkeypatch):
+    held = []
+    update = Capped.update
+
+    def recorded(policy: Capped, bank: Any, new: Any, size: tuple[int, int], *, is_reference: bool) -> Any:
+        held.append(bank[0][0].shape[1] // 25)
+        return update(policy, bank, new, size, is_reference=is_reference)
+
+    monkeypatch.setattr(Capped, "update", recorded)
+    for cost in measure_frame(tiny.network(partial(Capped, frames=3)), setting(), 2):
+        if "update" in cost.what:
+            assert held == [3] * 3  # once to warm up, so that each drops a frame
+        held.clear()
 
 
 def test_allocations_are_counted_at_their_peak():
@@ -190,7 +221,7 @@ def test_a_process_ends_with_its_reader():
 
 
 def test_memory_of_two_recipes(command, here, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("COLUMNS", "80")
     finished = command("benchmark", "memory", str(RECIPE), f"{RECIPE}+growing", "--frames", "20", *SMALL)
     assert finished.status == 0, finished.err
     files = sorted(path.name for path in Path("runs/benchmark_memory").iterdir())
@@ -205,10 +236,59 @@ def test_memory_of_two_recipes(command, here, monkeypatch):
     assert "masks mean nothing" in finished.out
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
     assert [row[:4] for row in cells[3:6:2]] == [["tiny+growing", "2", "0.0", "2"], ["", "19", "0.2", "10"]]
-    assert (cells[0][7], cells[3][7]) == ("constant from frame 2", "growing, to frame 18")
-    assert "tiny: frames 18 to 19 take" in finished.out
+    assert "tiny: the bank is constant from frame 2; frames 18 to 19 take" in finished.out
+    assert "tiny+growing: the bank is growing, to frame 18; frames 18 to 19 take" in finished.out
     assert Image.open("runs/benchmark_memory/memory.png").size == (1050, 1080)
     refused(command("benchmark", "memory", str(RECIPE), *SMALL), "runs/benchmark_memory holds files already")
+
+
+@pytest.mark.parametrize("memory", ["GPU peak", "peak resident memory"])
+def test_summaries_are_whole_on_80_columns(memory):
+    label = "mavos_mobilenetv2+capped"
+    summary = Summary(
+        frames=10_001,
+        marks=[1000, 5000, 10_000],
+        bank_bytes=[12_345 * MIB] * 3,
+        bank_frames=[1234] * 3,
+        seconds=[1.2, 3.4, 12.345],
+        memory_bytes=[10_000 * MIB, 21_000 * MIB, 56_789 * MIB],
+        steady_from=9000,
+        is_constant=False,
+        early=(100, 300),
+        late=(9801, 10_001),
+        late_over_early=1.5,
+        late_minus_early_bytes=MIB,
+    )
+    out = io.StringIO()
+    _print_summaries(Console(file=out, width=80), {label: summary, "other": summary}, memory)
+    lines = out.getvalue().splitlines()
+    table = [line for line in lines if line[:1] in "┏┃┡│├└"]
+    assert max(map(len, table)) <= 80
+    assert "…" not in out.getvalue()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if "│" in line]
+    assert "".join(row[0] for row in cells[:-3]) == label
+    assert [row[1:] for row in cells[-3:]] == [
+        ["1000", "12345.0", "1234", "1200", "1.00", "10000"],
+        ["5000", "12345.0", "1234", "3400", "2.83", "21000 (+11000)"],
+        ["10000", "12345.0", "1234", "12345", "10.29", "56789 (+46789)"],
+    ]
+    assert lines[-2].startswith(f"{label}: the bank is growing, to frame 9000; frames 9801 to 10000 take 1.500 times")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_cpu_by_any_name_has_one_thread(command, here, device):
+    finished = command("benchmark", "memory", "growing", "--frames", "2", *SMALL[:3], "--device", device)
+    assert finished.status == 0, finished.err
+    summary = json.loads(Path("runs/benchmark_memory/summary.json").read_text())
+    assert (summary["setting"]["threads"], summary["time"]) == (1, "CPU seconds of the process")
+    assert setting(device=device).device_type == "cpu"
+
+
+def test_devices_that_compute_nothing_are_refused():
+    assert choose_device("cpu:0").type == "cpu"
+    for name in ("meta", "hpu", "abacus", ""):
+        with pytest.raises(ConfigError, match=f"--device {name} cannot be used here: .*\n  expected cpu, or cuda"):
+            choose_device(name)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), process.StoppedError("out of memory")])
@@ -260,6 +340,7 @@ def test_frames_of_two_recipes(command, here):
         (("memory", "growing", "--size", "0", "5"), ("0 x 5 pixels", "at least 1")),
         (("memory", "growing", "--size", "9", "9", "--objects", "3"), ("3 objects do not fit on 9 x 9",)),
         (("memory", "growing", "--device", "abacus"), ("--device abacus cannot be used here",)),
+        (("frame", "growing", "--device", "meta"), ("--device meta cannot be used here",)),
         (("frame", "growing", "--objects", "11"), ("11 objects take several memories", "--objects 10")),
         (("frame", "growing", "--repeats", "0"), ("--repeats 0 measures nothing",)),
     ],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,39 @@ def test_runs_without_results_are_refused(command, workplace):
     refused(command("report", "trade-off", "--label", "a", *to), "--label a is no NAME=RUN")
     refused(command("report", "trade-off", str(unscored), "--output", "a.mp4"), "a.mp4 is no name of a picture")
     assert not Path("a.png").exists()
+
+
+def test_runs_that_are_called_alike_are_refused(command, workplace):
+    runs = [str(write_run(workplace / f"{place}/a/version_0", 60, 10, 1)) for place in ("here", "there")]
+    to = ("--output", "a.png")
+    told = ("Two runs are called a version_0", "--label NAME=RUN")
+    refused(command("report", "trade-off", runs[0], f"{runs[0]}/", *to), *told)
+    refused(command("report", "trade-off", *runs, *to), *told)
+    refused(command("report", "trade-off", runs[0], "--label", f"a={runs[1]}", *to), "Two runs are called a,")
+    assert not Path("a.png").exists()
+    finished = command("report", "trade-off", runs[0], "--label", f"b={runs[1]}", *to)
+    assert finished.status == 0, finished.err
+
+
+@pytest.mark.parametrize("kind", ["trade-off", "dynamic-frame"])
+def test_a_place_that_cannot_be_written_is_found_before_any_work(command, workplace, kind, monkeypatch):
+    words = {"trade-off": ("nowhere",), "dynamic-frame": ("nowhere", "mask.png", "--weights", "w.ckpt")}[kind]
+    (workplace / "file").write_text("")
+    (workplace / "folder.png").mkdir()
+    for place in ("file/a.png", "file/deeper/a.png"):
+        finished = command("report", kind, *words, "--output", place)
+        refused(finished, f"--output {place} cannot be written", f"found {workplace / 'file'}: Not a directory")
+    refused(command("report", kind, *words, "--output", "folder.png"), "--output folder.png is a folder")
+    before = set(workplace.rglob("*"))
+    refused(command("report", kind, *words, "--output", "new/deeper/a.png"), "nowhere")
+    assert set(workplace.rglob("*")) == before
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    finished = command("report", kind, *words, "--output", "new/a.png")
+    refused(finished, "--output new/a.png cannot be written", f"found {workplace}: Read-only file system")
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
