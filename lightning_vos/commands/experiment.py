@@ -5,24 +5,43 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 import platform
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from jsonargparse import ArgumentParser
+from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lightning_vos.errors import ConfigError, UserError
 from lightning_vos.io.writing import written_beside
 
 _RUNS = Path("runs/experiments")
+# YAML's own types: `Any` would let jsonargparse read a text such as "0123" as a number
+Value = str | bool | int | float | list[Any] | dict[str, Any] | None
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row has of its own.
+
+    Attributes:
+        configs: Read after those of the comparison.
+        overrides: Options: key -> value; they win over those of the comparison.
+    """
+
+    configs: list[str] = field(default_factory=list)
+    overrides: dict[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,23 +50,68 @@ class Comparison:
 
     Attributes:
         configs: What every row builds on.
-        overrides: Options that every row has: key -> value.
         seeds: Each row is trained once for each.
         measures: Columns of `metrics.csv` that count.
-        rows: Name -> `configs` and `overrides` of its own.
+        rows: Name -> what it has of its own.
+        overrides: Options that every row has: key -> value.
     """
 
     configs: list[str]
-    overrides: dict[str, Any]
     seeds: list[int]
     measures: list[str]
-    rows: dict[str, dict[str, Any]]
+    rows: dict[str, Row]
+    overrides: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One row with one seed: the options of its training and its test, the folder of both, and its result."""
+
+    row: str
+    seed: int
+    words: list[str]
+    folder: Path
+    result: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.row}, seed {self.seed}"
+
+    def commands(self) -> tuple[list[str], list[str]]:
+        words = [*self.words, f"--trainer.logger.init_args.save_dir={self.folder}"]
+        return ["fit", *words], ["test", *words, "--ckpt_path=last"]
+
+    def measures(self, path: Path) -> dict[str, float] | None:
+        """What a file holds that was written for the run; None if there is no file.
+
+        Raises:
+            ConfigError: if the file cannot be read, or was written for other words.
+        """
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            words = content.get("words", self.words)  # the oldest results have none
+            measures = {measure: float(value) for measure, value in content["measures"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} is no result: {_one_line(error)}.\nRemove it and run the row again.") from error
+        if words != self.words:
+            before, now = (
+                shlex.join(word for word in one if word not in other)[:300] or "the same in another order"
+                for one, other in ((words, self.words), (self.words, words))
+            )
+            raise ConfigError(
+                f"{path} belongs to other settings than the comparison has today.\n  then: {before}\n  today: {now}\n"
+                "Remove it to run the row again, or restore the comparison."
+            )
+        return measures
 
 
 def run(file: Path, rows: list[str], *, is_printed: bool = False) -> None:
     """Train and test rows for every seed; what has a result already is left alone.
 
-    Results are written to FILE's folder, under its name, one JSON for each row and seed, as they arrive.
+    Results are written to FILE's folder, under its name, one JSON for each row and seed, as they arrive. Every row is
+    built once before the first is trained. A row that was stopped goes on from its last checkpoint.
 
     Args:
         file: The comparison.
@@ -55,39 +119,45 @@ def run(file: Path, rows: list[str], *, is_printed: bool = False) -> None:
         is_printed: Print the commands and run nothing.
 
     Raises:
-        ConfigError: if the file is no comparison, or has no such row.
-        UserError: if a command fails.
+        ConfigError: if the file is no comparison, has no such row, or has changed since a row was run.
+        UserError: if a row cannot be built, or a command fails.
     """
     comparison = _read(file)
     if unknown := set(rows) - comparison.rows.keys():
         raise ConfigError(f"{file} has no rows {sorted(unknown)}.\nIts rows are {', '.join(comparison.rows)}.")
-    for seed in comparison.seeds:
-        for name in rows or comparison.rows:
-            result = _results(file) / f"{name}-seed{seed}.json"
-            folder = _RUNS / file.stem / f"{name}-seed{seed}"
-            if is_printed:
-                for command in _commands(comparison, name, seed, folder):
-                    sys.stdout.write(shlex.join(["lightning_vos", *command]) + "\n")
-            elif not result.exists():
-                _run(comparison, name, seed, folder, result)
-    if not is_printed:
-        show(file)
+    chosen = [_prepare(file, comparison, name, seed) for seed in comparison.seeds for name in rows or comparison.rows]
+    if is_printed:
+        lines = [shlex.join(["lightning_vos", *command]) for each in chosen for command in each.commands()]
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return
+    left = [each for each in chosen if each.measures(each.result) is None]
+    _check(left)
+    for each in left:
+        measures = _run(each)
+        if missing := [measure for measure in comparison.measures if measure not in measures]:
+            sys.stderr.write(
+                f"{each.result} lacks {', '.join(missing)}: the test gave {', '.join(measures) or 'nothing'}.\n"
+                f"Mend `measures` in {file}; no row need be run again.\n"
+            )
+    show(file)
 
 
 def show(file: Path) -> None:
-    """Print the rows with their results: the mean over seeds, and the lowest and highest.
+    """Print the rows with their results: the mean over seeds, and the lowest and highest of several.
 
     Args:
         file: The comparison.
 
     Raises:
-        ConfigError: if the file is no comparison.
+        ConfigError: if the file is no comparison or has changed since a row was run, or a result cannot be read.
     """
     comparison = _read(file)
-    table = Table("row", "seeds", *comparison.measures, title=file.stem)
+    titles = ["row", "seeds", *(measure.removeprefix("test/") for measure in comparison.measures)]
+    table = Table(*(Column(title, overflow="fold") for title in titles), title=file.stem, box=SIMPLE, pad_edge=False)
     for name in comparison.rows:
-        found = [json.loads(path.read_text()) for path in sorted(_results(file).glob(f"{name}-seed*.json"))]
-        cells = [_spread([result["measures"][measure] for result in found]) for measure in comparison.measures]
+        runs = [_prepare(file, comparison, name, seed) for seed in comparison.seeds]
+        found = [measures for each in runs if (measures := each.measures(each.result)) is not None]
+        cells = [_spread([each[measure] for each in found if measure in each]) for measure in comparison.measures]
         table.add_row(name, str(len(found)), *cells)
     Console().print(table)
 
@@ -95,57 +165,115 @@ def show(file: Path) -> None:
 def _read(file: Path) -> Comparison:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return Comparison(**content)
-    except (OSError, TypeError, yaml.YAMLError) as error:
-        keys = ", ".join(Comparison.__dataclass_fields__)
-        raise ConfigError(f"{file} is no comparison: {error}.\nExpected a YAML file with the keys {keys}.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} is no comparison: {_one_line(error)}.\nExpected a YAML file in UTF-8.") from error
+    if isinstance(content, dict) and isinstance(content.get("rows"), dict):
+        rows = {str(name): _parse(Row, row or {}, f"row {name} of {file}") for name, row in content["rows"].items()}
+        content = content | {"rows": rows}
+    return _parse(Comparison, content, str(file))
 
 
-def _results(file: Path) -> Path:
-    return file.with_suffix("")
+def _parse(kind: type[Kind], content: Any, where: str) -> Kind:
+    """A part of the file with its types checked; an empty key counts as none."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    keys = ", ".join(key.name for key in fields(kind))  # type: ignore[arg-type]
+    try:
+        if not isinstance(content, dict):
+            raise argparse.ArgumentError(None, f"it is {content!r}")
+        parsed = parser.parse_object({key: value for key, value in content.items() if value is not None})
+    except argparse.ArgumentError as error:
+        noun = kind.__name__.lower()
+        raise ConfigError(f"{where} is no {noun}: {_one_line(error)}.\nThe keys of a {noun} are {keys}.") from error
+    return kind(**vars(parsed))
 
 
-def _commands(comparison: Comparison, name: str, seed: int, folder: Path) -> tuple[list[str], list[str]]:
-    """The words that train a row, and those that test it."""
-    row = comparison.rows[name] or {}
-    words = [word for config in [*comparison.configs, *row.get("configs", [])] for word in ("--config", config)]
-    settings = comparison.overrides | row.get("overrides", {}) | {"trainer.logger.init_args.save_dir": folder}
-    words += [f"--{key}={json.dumps(value) if isinstance(value, bool) else value}" for key, value in settings.items()]
+def _prepare(file: Path, comparison: Comparison, name: str, seed: int) -> _Run:
+    row = comparison.rows[name]
+    words = [word for config in [*comparison.configs, *row.configs] for word in ("--config", config)]
+    for key, value in (comparison.overrides | row.overrides).items():
+        words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}")
     words.append(f"--seed_everything={seed}")
-    return ["fit", *words], ["test", *words, "--ckpt_path=last"]
+    stem = f"{name}-seed{seed}"
+    return _Run(name, seed, words, _RUNS / file.stem / stem, file.with_suffix("") / f"{stem}.json")
 
 
-def _run(comparison: Comparison, name: str, seed: int, folder: Path, result: Path) -> None:
+def _check(runs: list[_Run]) -> None:
+    """Refuse what cannot be built, before the first is trained."""
+    if not runs:
+        return
+    from lightning_vos.commands.trainer import CLI
+    from lightning_vos.config_files import expand_config_options
+
+    class Built(CLI):
+        """Parses and builds all that `fit` does, and runs nothing."""
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            return
+
+    logging.disable(logging.INFO)  # Lightning tells of seeds and devices
+    try:
+        with Console().status("building the rows"):
+            for each in {each.row: each for each in runs}.values():  # seeds differ in nothing that can be wrong
+                try:
+                    Built("fit", expand_config_options(each.commands()[0]))
+                except UserError as error:
+                    raise ConfigError(f"{each.row}: {error}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _run(each: _Run) -> dict[str, float]:
+    """Train and test, and write the result; gives the measures."""
+    from lightning_vos.callbacks.run_files import CHECKPOINTS, LAST
+
+    began = each.folder / "started.json"  # a result without measures, until there is one
+    is_resumed = False
+    if each.measures(began) is None:
+        _write(began, {"words": each.words, "measures": {}})
+    else:
+        checkpoints = each.folder.glob(f"*/*/{CHECKPOINTS}/{LAST}")
+        # an older one is of a training that came to its end
+        is_resumed = any(path.stat().st_mtime >= began.stat().st_mtime for path in checkpoints)
     started = time.time()
-    for command in _commands(comparison, name, seed, folder):
-        Console().print(f"{name}, seed {seed}: {command[0]}", highlight=False)
-        front_door = "from lightning_vos.cli import main; main()"
-        finished = subprocess.run([sys.executable, "-c", front_door, *command], check=False)
-        if finished.returncode != 0:
-            raise UserError(f"{name}, seed {seed}: {command[0]} ended with status {finished.returncode}, see above.")
-    measures = _measured(folder, comparison.measures)
-    with written_beside(result) as temporary:
-        temporary.write_text(
-            json.dumps(
-                {"row": name, "seed": seed, "measures": measures, "seconds": round(time.time() - started)}
-                | _versions(),
-                indent=2,
-            )
-            + "\n"
-        )
+    fit, test = each.commands()
+    for command in ([*fit, "--ckpt_path=last"] if is_resumed else fit, test):
+        note = ", from its last checkpoint" if command[0] == "fit" and is_resumed else ""
+        Console().print(f"{each.label}: {command[0]}{note}", highlight=False)
+        status = _finish(command)
+        if status != 0:
+            raise UserError(f"{each.label}: {command[0]} ended with status {status}, see above.")
+    measures = _measured(each.folder)
+    seconds = None if is_resumed else round(time.time() - started)
+    content = {"row": each.row, "seed": each.seed, "measures": measures, "words": each.words, "seconds": seconds}
+    _write(each.result, content | _versions())
+    began.unlink()
+    return measures
 
 
-def _measured(folder: Path, measures: list[str]) -> dict[str, float]:
-    """The measures of the newest test under a folder of runs."""
-    versions = sorted(folder.glob("*/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
-    with versions[-1].open(newline="", encoding="utf-8") as file:
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _finish(command: list[str]) -> int:
+    """The status that a command ends with; on Ctrl-C it is given the time to write its last checkpoint."""
+    process = subprocess.Popen([sys.executable, "-c", "from lightning_vos.cli import main; main()", *command])
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise KeyboardInterrupt("stopped; the same `experiment run` goes on from here") from None
+
+
+def _measured(folder: Path) -> dict[str, float]:
+    """What the newest test under a folder of runs gave."""
+    tables = sorted(folder.glob("*/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not tables:
+        return {}
+    with tables[-1].open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    found = {measure: row[measure] for row in rows for measure in measures if row.get(measure)}
-    if missing := set(measures) - found.keys():
-        raise ConfigError(
-            f"{versions[-1]} holds no {sorted(missing)}.\nIt holds {', '.join(rows[0]) if rows else 'nothing'}."
-        )
-    return {measure: float(found[measure]) for measure in measures}
+    return {key: float(value) for row in rows for key, value in row.items() if value and key not in ("epoch", "step")}
 
 
 def _versions() -> dict[str, str]:
@@ -165,7 +293,12 @@ def _versions() -> dict[str, str]:
 def _spread(values: list[float]) -> str:
     if not values:
         return "not run"
-    return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def main(args: list[str]) -> None:
