@@ -22,6 +22,11 @@ os.environ.update(
 )
 
 
+# A shell switches Ctrl-C off for what it starts in the background, and processes hand that on to those they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Limits the threads of the libraries that the collected tests have imported."""
     if "torch" in sys.modules:
