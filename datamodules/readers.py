@@ -11,21 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_vos.errors import DatasetNotFoundError, FrameError, MaskError
+from lightning_vos.evaluation.protocols import VOID, appearing_plan, davis_plan
 from lightning_vos.io.frames import FrameFolder, frame_size, list_frames, read_frame
 from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette
-from lightning_vos.metrics.functional import davis2017_frames, davis2017_objects
+from lightning_vos.metrics.sequence import Plan
 from lightning_vos.structures import ScoredVideo, Video
 
-_VOID = 255
 
-
+@dataclass(frozen=True)
 class FolderTruth:
-    """The masks of a sequence as truth: the DAVIS protocol scores every annotated frame but the first and the last."""
+    """The masks of a sequence as truth.
 
-    def __init__(self, files: SequenceFiles, object_ids: tuple[int, ...]) -> None:
-        self.files = files
-        self.object_ids = object_ids
-        self.frames = davis2017_frames(tuple(files.masks))
+    Attributes:
+        files: The sequence.
+        plan: Which objects are scored in which frames.
+    """
+
+    files: SequenceFiles
+    plan: Plan
 
     def read(self, frame: int) -> NDArray[np.uint8]:
         """The (H, W) label map of a frame of `frames`."""
@@ -81,7 +84,7 @@ class SequenceFiles:
         mask = read_mask(self.masks[index], self.size, resize=self.resize_masks)
         if self.binary:
             return (mask > 0).astype(np.uint8)
-        return np.where(mask == _VOID, np.uint8(0), mask)
+        return np.where(mask == VOID, np.uint8(0), mask)
 
     @cached_property
     def is_dense(self) -> bool:
@@ -110,11 +113,9 @@ class SequenceFiles:
         # The protocol leaves out the first and the last annotated frame.
         if len(self.masks) < 3 or not self.is_dense:
             return ScoredVideo(index, video, None)
-        if self.first_frame_only:
-            object_ids = davis2017_objects(prompts[first])
-        else:
-            object_ids = tuple(sorted({i for prompt in prompts.values() for i in _object_ids(prompt)}))
-        return ScoredVideo(index, video, FolderTruth(self, object_ids))
+        annotated = tuple(self.masks)
+        plan = davis_plan(annotated, prompts[first]) if self.first_frame_only else appearing_plan(annotated)
+        return ScoredVideo(index, video, FolderTruth(self, plan))
 
     def _prompts(self) -> dict[int, NDArray[np.uint8]]:
         prompts: dict[int, NDArray[np.uint8]] = {}

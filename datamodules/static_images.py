@@ -16,9 +16,9 @@ from datamodules.base import Split, VOSDataModule
 from datamodules.readers import SequenceFiles, masks_of
 from datamodules.transforms import MEAN_COLOUR, StillTransform
 from lightning_vos.errors import DatasetNotFoundError, MaskError
+from lightning_vos.evaluation.protocols import appearing_plan
 from lightning_vos.io.frames import FRAME_SUFFIXES, frame_size, list_frames, read_frame, to_tensor
 from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette
-from lightning_vos.metrics.functional import davis2017_frames
 from lightning_vos.structures import ScoredVideo, Video
 
 if TYPE_CHECKING:
@@ -82,13 +82,12 @@ class _MovedImage(Sequence["Tensor"]):
 
 
 class _MovedTruth:
-    """The mask of an image, moved with it; the DAVIS protocol scores all frames but the first and the last."""
+    """The mask of an image, moved with it; all its objects are scored in all frames but the first and the last."""
 
     def __init__(self, labels: NDArray[np.uint8], motion: _Motion) -> None:
         self.labels = labels
         self.motion = motion
-        self.object_ids = tuple(np.unique(labels[labels > 0]).tolist())
-        self.frames = davis2017_frames(range(_VIDEO_LENGTH))
+        self.plan = appearing_plan(range(_VIDEO_LENGTH))
 
     def read(self, frame: int) -> NDArray[np.uint8]:
         """The (H, W) label map of a frame."""

@@ -15,11 +15,13 @@ VERBS = (
     ("test", "score a checkpoint on a benchmark", "trainer"),
     ("predict", "write the masks of a dataset", "trainer"),
     ("segment", "segment a video, given the mask of its first frame", "segment"),
+    ("score", "score masks, tracks or label maps as the benchmarks do", "score"),
     ("convert", "turn a published checkpoint into one of ours", "convert"),
     ("data", "write a synthetic dataset to begin with", "data"),
     ("benchmark", "measure memory and time of recipes over long videos, and of one frame", "benchmark"),
     ("experiment", "train and test the rows of a comparison", "experiment"),
     ("report", "draw figures of runs, and of what a memory holds", "report"),
+    ("submission", "pack results for a benchmark's server, or check a packed file", "submission"),
 )
 
 
@@ -73,7 +75,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _overview() -> str:
-    verbs = "".join(f"  {verb:<9} {help_}\n" for verb, help_, _ in VERBS)
+    verbs = "".join(f"  {verb:<10} {help_}\n" for verb, help_, _ in VERBS)
     return (
         "usage: lightning_vos VERB [options]\n\nFive video segmentation papers side by side.\n\n"
         f"{verbs}\nlightning_vos VERB --help lists the options of a verb; --version says which version this is.\n"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from lightning_vos.metrics.sequence import Plan
+
 
 class Clip(NamedTuple):
     """A batch of short clips to train on."""
@@ -48,11 +50,9 @@ class Video:
 class Truth(Protocol):
     """The annotation of a video, for scoring alone: it is never part of a `Video`."""
 
-    object_ids: tuple[int, ...]
-    """The objects that are scored."""
-
-    frames: Sequence[int]
-    """The indices of the scored frames."""
+    @property
+    def plan(self) -> Plan:
+        """Which objects are scored in which frames, by their indices."""
 
     def read(self, frame: int) -> NDArray[np.uint8]:
         """The (H, W) label map of a scored frame."""

@@ -5,6 +5,7 @@ import torch
 
 from lightning_vos.backbones import Backbone
 from lightning_vos.models.mavos.network import MAVOSNetwork
+from lightning_vos.metrics.sequence import Plan
 from lightning_vos.structures import Clip, ScoredVideo, Video
 
 
@@ -42,10 +43,11 @@ class SquaresTruth:
     """Squares that move by a pixel a frame; every frame but the first is scored."""
 
     def __init__(self, length, object_ids):
-        self.frames, self.object_ids = range(1, length), object_ids
+        scored = range(1, length)
+        self.plan = Plan(tuple(scored), {object_id: set(scored) for object_id in object_ids})
 
     def read(self, frame):
-        return squares(*self.object_ids, shift=frame % 3)
+        return squares(*self.plan.objects, shift=frame % 3)
 
 
 def video(number=0, length=4, object_ids=(1, 2), palette=None, scored=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -11,30 +10,26 @@ import numpy as np
 import torch.distributed
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.run_files import run_folder
 from lightning_vos.errors import ConfigError
+from lightning_vos.evaluation.scores import score_table, write_rows
 from lightning_vos.io.masks import write_mask
 from lightning_vos.io.overlay import contact_sheet, overlay, write_image
 from lightning_vos.io.video import VideoWriter
-from lightning_vos.io.writing import written_beside
 from lightning_vos.metrics.region_boundary import RegionBoundary
+from lightning_vos.metrics.sequence import SequenceScorer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import lightning.pytorch as L
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_vos.metrics.identity import Identity
     from lightning_vos.structures import Prediction, ScoredVideo
     from lightning_vos.vos.module import VOSModule
-
-_COLUMNS = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
 
 
 class MaskWriter(PredictionCallback):
@@ -83,23 +78,11 @@ class ScoreWriter(PredictionCallback):
                 soft_wrap=True,
             )
             return
-        identity = scores.identity
-        _write_rows(
-            folder / "sequences.csv",
-            ["sequence"],
-            {(names[i],): (row, identity.sequences[i]) for i, row in scores.sequences.items()},
-        )
-        _write_rows(
-            folder / "objects.csv",
-            ["sequence", "object"],
-            {(names[i], k): (row, identity.objects[i, k]) for (i, k), row in scores.objects.items()},
-        )
-        table = Table("sequence", *(f"{column} %" for column in _COLUMNS[:3]), "switches")
-        for index, row in scores.sequences.items():
-            table.add_row(names[index], *_cells(row, identity.sequences[index]))
-        table.add_section()
-        table.add_row("all objects", *_cells(scores.summary, identity.summary), style="bold")
-        console.print(table)
+        sequences = {names[number]: row for number, row in scores.sequences.items()}
+        write_rows(folder / "sequences.csv", ("sequence",), {(name,): row for name, row in sequences.items()})
+        objects = {(names[number], object_id): row for (number, object_id), row in scores.objects.items()}
+        write_rows(folder / "objects.csv", ("sequence", "object"), objects)
+        console.print(score_table("sequence", sequences, ("all objects", scores.summary)))
         console.print(f"Masks and scores are in {folder}", highlight=False, soft_wrap=True)
 
 
@@ -111,6 +94,7 @@ class RepeatFirstMask(PredictionCallback):
 
     def __init__(self) -> None:
         self._scores = RegionBoundary()
+        self._scorer: SequenceScorer | None = None
         self._labels: NDArray[np.uint8] | None = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -124,18 +108,21 @@ class RepeatFirstMask(PredictionCallback):
         given = sample.video.prompts.get(number)
         if given is not None:
             self._labels = given if self._labels is None else np.where(given > 0, given, self._labels)
-        if self._labels is not None and sample.truth is not None and number in sample.truth.frames:
-            truth = sample.truth
-            self._scores.update(sample.number, number, truth.object_ids, self._labels, truth.read(number))
+        if self._labels is not None and sample.truth is not None and number in sample.truth.plan.frames:
+            if self._scorer is None:
+                self._scorer = SequenceScorer(sample.truth.plan)
+            self._scorer.add(number, self._labels, sample.truth.read(number))
 
     def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
         """Begin anew with the next video."""
-        self._labels = None
+        if self._scorer is not None:
+            self._scores.update(sample.number, self._scorer.rows())
+        self._labels = self._scorer = None
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: VOSModule) -> None:  # type: ignore[override]
         """Log the score and print it beside the method's."""
-        repeated = 100 * self._scores.compute().summary["J&F"]
-        method = 100 * pl_module.scores.compute().summary["J&F"]
+        repeated = self._scores.compute().summary["J&F"]
+        method = pl_module.scores.compute().summary["J&F"]
         pl_module.log("test/J&F_first_mask_repeated", repeated)
         if trainer.is_global_zero and not math.isnan(repeated):
             Console().print(
@@ -229,18 +216,3 @@ def _gathered(values: Mapping[int, str]) -> dict[int, str]:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, dict(values))
     return {key: value for part in parts for key, value in part.items()}
-
-
-def _cells(row: Mapping[str, float], identity: Identity) -> list[str]:
-    return [*(f"{100 * row[column]:.1f}" for column in _COLUMNS[:3]), str(identity.switches)]
-
-
-def _write_rows(
-    path: Path, titles: Sequence[str], rows: Mapping[tuple[Any, ...], tuple[Mapping[str, float], Identity]]
-) -> None:
-    with written_beside(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*titles, *_COLUMNS, "swapped", "switches"])
-        for key, (row, identity) in rows.items():
-            shares = (*(row[column] for column in _COLUMNS), identity.swapped)
-            writer.writerow([*key, *(repr(100 * share) for share in shares), identity.switches])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lightning_vos.errors import MaskError
+from lightning_vos.io.png import read_colours, read_indices
 from lightning_vos.io.writing import written_beside
 
 
@@ -22,10 +21,6 @@ def _voc_palette() -> bytes:
 
 VOC_PALETTE: bytes = _voc_palette()
 """The PASCAL VOC colour map, 256 x RGB: bits 0, 1, 2 of the index are the top bits of R, G, B, and so on."""
-
-# PIL stretches grey values of 2 and 4 bits, which would change the ids; indices of any depth stay as they are.
-_KEEPS_IDS = {"P", "P;1", "P;2", "P;4", "L"}
-
 
 def read_mask(path: Path, size: tuple[int, int] | None = None, *, resize: bool = False) -> NDArray[np.uint8]:
     """Read the object ids of a mask.
@@ -41,15 +36,14 @@ def read_mask(path: Path, size: tuple[int, int] | None = None, *, resize: bool =
     Raises:
         MaskError: The file is missing, cut off, not such a PNG, or of another size.
     """
-    with _opened(path) as image:
-        labels = Image.fromarray(np.array(image))
-    if size is None or labels.size == size[::-1]:
-        return np.array(labels)
+    labels = read_indices(_content(path), str(path))
+    if size is None or labels.shape == size:
+        return labels.copy()  # what is given belongs to the caller
     if resize:
-        return np.array(labels.resize(size[::-1], Image.Resampling.NEAREST))
+        return resized(labels, size)
     raise MaskError(
         f"Mask of another size than its frame: {path}\n"
-        f"  found {labels.width}x{labels.height}, expected {size[1]}x{size[0]} (width x height).\n"
+        f"  found {labels.shape[1]}x{labels.shape[0]}, expected {size[1]}x{size[0]} (width x height).\n"
         "Save the mask at the frame's size; scale it with nearest-neighbour interpolation only.\n"
         "To have that done: --data.resize_masks true with datamodules.VideoFolder, --resize-masks with segment."
     )
@@ -67,9 +61,13 @@ def read_palette(path: Path) -> bytes | None:
     Raises:
         MaskError: The file is missing, cut off, or not such a PNG.
     """
-    with _opened(path) as image:
-        colours = bytes(image.getpalette("RGB") or b"")
+    colours = read_colours(_content(path), str(path))
     return colours + VOC_PALETTE[len(colours) :] if colours else None
+
+
+def resized(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring an (H, W) label map to another (H, W), taking the nearest pixel."""
+    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8, copy=False)
 
 
 def write_mask(path: Path, labels: NDArray[np.integer], palette: bytes = VOC_PALETTE) -> None:
@@ -90,34 +88,18 @@ def write_mask(path: Path, labels: NDArray[np.integer], palette: bytes = VOC_PAL
             f"  found ids {lowest} to {highest}, expected 0 to 255.\n"
             "Number the objects of the first mask from 1 on."
         )
+    from PIL import Image  # for writing alone: scoring reads masks and needs no Pillow
+
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(palette)
     with written_beside(path) as temporary:
         image.save(temporary, format="PNG")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open and decode a PNG whose pixel values are ids."""
+def _content(path: Path) -> bytes:
     try:
-        with Image.open(path) as image:
-            stored = image.tile[0][3] if image.format == "PNG" else image.mode
-            if image.format != "PNG" or stored not in _KEEPS_IDS:
-                raise MaskError(
-                    f"Mask whose pixels are not object ids: {path}\n"
-                    f"  found {image.format} of mode {stored}\n"
-                    "  expected an indexed 8-bit PNG (mode P) or a grey one (mode L): the value of a pixel is its id.\n"
-                    "Give each colour an id from 1 on, 0 for background, and save the (H, W) array of ids with\n"
-                    "lightning_vos.io.masks.write_mask(path, labels)."
-                )
-            image.load()
-            yield image
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise MaskError(f"Mask not found: {path}\n  expected an indexed 8-bit PNG there.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files and for no pictures
-        raise MaskError(
-            f"Mask that cannot be read: {path}\n"
-            f"  found {error}\n"
-            "  expected an indexed 8-bit PNG; an interrupted copy or download leaves such files.\n"
-            "Copy or write it again."
-        ) from error
+    except OSError as error:
+        raise MaskError(f"Mask that cannot be read: {path}\n  found {error.strerror}") from error

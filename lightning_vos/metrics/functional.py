@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_vos.errors import UserError
-
 BOUNDARY_TOLERANCE = 0.008  # of the frame's diagonal
-VOID = 255  # pixels of DAVIS 2017 truth that belong to no object
+
+
+class ObjectScores(NamedTuple):
+    """J and F of N objects in one frame, and the numbers of pixels beside them."""
+
+    region: NDArray[np.float64]  # (N,) J in [0, 1]
+    boundary: NDArray[np.float64]  # (N,) F in [0, 1]
+    predicted: NDArray[np.int64]  # (N,) pixels of the predicted masks
+    true: NDArray[np.int64]  # (N,) pixels of the true masks
+    shared: NDArray[np.int64]  # (N,) pixels of both
 
 
 class Statistics(NamedTuple):
@@ -68,23 +75,12 @@ def boundary_f_measure(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) 
         0.0
     """
     prediction, truth = _masks(prediction, truth)
-    height, width = truth.shape
-    radius = math.ceil(BOUNDARY_TOLERANCE * math.sqrt(height * height + width * width))
-    # One pixel around both masks holds every boundary pixel, and no pixel beyond can be matched with one.
-    x, y, box_width, box_height = cv2.boundingRect((prediction | truth).view(np.uint8))
-    crop = slice(max(y - 1, 0), y + box_height + 1), slice(max(x - 1, 0), x + box_width + 1)
-    found, wanted = _boundary(prediction[crop]), _boundary(truth[crop])
-    found_pixels, wanted_pixels = np.count_nonzero(found), np.count_nonzero(wanted)
-    if not found_pixels or not wanted_pixels:
-        return float(found_pixels == wanted_pixels)
-    precision = _matched(found, wanted, radius) / found_pixels
-    recall = _matched(wanted, found, radius) / wanted_pixels
-    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+    return _boundary_f_measure(prediction, truth, _radius(truth.shape))
 
 
 def object_scores(
     prediction: NDArray[np.integer], truth: NDArray[np.integer], object_ids: Sequence[int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> ObjectScores:
     """Measure J and F of several objects of one frame.
 
     Args:
@@ -93,15 +89,25 @@ def object_scores(
         object_ids: The N objects to score, whether or not they are in the frame.
 
     Returns:
-        J (N,) and F (N,) in the order of `object_ids`.
+        The scores in the order of `object_ids`.
 
     Raises:
         ValueError: The label maps differ in size.
     """
-    masks = [(prediction == object_id, truth == object_id) for object_id in object_ids]
-    similarity = np.array([region_similarity(*pair) for pair in masks], dtype=np.float64)
-    boundary = np.array([boundary_f_measure(*pair) for pair in masks], dtype=np.float64)
-    return similarity, boundary
+    if prediction.shape != truth.shape or truth.ndim != 2:
+        raise ValueError(f"expected two (H, W) label maps of one size, got {prediction.shape} and {truth.shape}")
+    radius = _radius(truth.shape)
+    region, boundary = np.empty(len(object_ids)), np.empty(len(object_ids))
+    pixels = np.empty((3, len(object_ids)), np.int64)
+    prediction, truth = _cropped(prediction, truth)
+    for index, object_id in enumerate(object_ids):
+        found, wanted = _cropped(prediction == object_id, truth == object_id)
+        counts = [int(np.count_nonzero(mask)) for mask in (found, wanted, found & wanted)]
+        union = counts[0] + counts[1] - counts[2]
+        pixels[:, index] = counts
+        region[index] = counts[2] / union if union else 1.0
+        boundary[index] = _boundary_f_measure(found, wanted, radius)
+    return ObjectScores(region, boundary, *pixels)
 
 
 def statistics(values: Sequence[float] | NDArray[np.float64]) -> Statistics:
@@ -125,33 +131,6 @@ def statistics(values: Sequence[float] | NDArray[np.float64]) -> Statistics:
     return Statistics(float(values.mean()), float((values > 0.5).mean()), float(first.mean() - last.mean()))
 
 
-def davis2017_objects(first_mask: NDArray[np.integer]) -> tuple[int, ...]:
-    """Name the objects that the davis2017 protocol scores: 1 to the highest id of the first mask.
-
-    Args:
-        first_mask: (H, W) label map of the first frame; 255 is background. A gap between the ids is an object too.
-    """
-    return tuple(range(1, int(first_mask.max(initial=0, where=first_mask != VOID)) + 1))
-
-
-def davis2017_frames(frames: Sequence[int]) -> Sequence[int]:
-    """Pick the frames that the davis2017 protocol scores: all but the first and the last.
-
-    Args:
-        frames: Indices of the annotated frames in order.
-
-    Raises:
-        UserError: Fewer than three frames are annotated.
-    """
-    if len(frames) < 3:
-        raise UserError(
-            "davis2017 scores every annotated frame but the first and the last, so none is left:\n"
-            f"  found {len(frames)} annotated frame(s), expected at least 3.\n"
-            "Add the missing annotations, or leave this sequence out of the split."
-        )
-    return frames[1:-1]
-
-
 def _masks(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Take 0/1 arrays as masks too, and refuse what NumPy would broadcast."""
     if prediction.shape != truth.shape or truth.ndim != 2:
@@ -159,21 +138,108 @@ def _masks(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[NDA
     return prediction.astype(bool, copy=False), truth.astype(bool, copy=False)
 
 
-def _boundary(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Mark each pixel that differs from its neighbour to the right, below, or right below."""
-    boundary = np.zeros_like(mask)
-    boundary[:, :-1] |= mask[:, :-1] != mask[:, 1:]
-    boundary[:-1] |= mask[:-1] != mask[1:]
-    boundary[:-1, :-1] |= mask[:-1, :-1] != mask[1:, 1:]
-    return boundary.view(np.uint8)
+def _cropped(*label_maps: NDArray[Any]) -> list[NDArray[Any]]:
+    """Cut away what is background in all, up to a pixel: those hold all boundaries, and none beyond can be matched."""
+    boxes = []
+    for labels in label_maps:
+        bytewise = labels if labels.dtype.itemsize == 1 else labels != 0
+        x, y, width, height = cv2.boundingRect(bytewise.view(np.uint8))
+        if width:
+            boxes.append((x, y, x + width, y + height))
+    if not boxes:
+        return [labels[:1, :1] for labels in label_maps]
+    left, top = (min(starts) for starts in list(zip(*boxes, strict=True))[:2])
+    right, bottom = (max(ends) for ends in list(zip(*boxes, strict=True))[2:])
+    crop = slice(max(top - 1, 0), bottom + 1), slice(max(left - 1, 0), right + 1)
+    return [labels[crop] for labels in label_maps]
 
 
-def _matched(boundary: NDArray[np.uint8], other: NDArray[np.uint8], radius: int) -> int:
-    """Count the pixels of a boundary that have one of the other within the radius."""
-    return cv2.countNonZero(cv2.bitwise_and(boundary, cv2.dilate(other, _disk(radius))))
+def _radius(size: tuple[int, ...]) -> int:
+    return math.ceil(BOUNDARY_TOLERANCE * math.hypot(*size))
+
+
+def _boundary_f_measure(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], radius: int) -> float:
+    boundaries = _boundaries(prediction, truth, radius)
+    found, wanted = _counted(boundaries)
+    if not found or not wanted:
+        return float(found == wanted)
+    matched = _counted(boundaries & _dilated(boundaries, radius)[::-1])
+    precision, recall = matched[0] / found, matched[1] / wanted
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+# Boundaries are packed, 64 pixels of a row in a word, so that one operation works on all of them. Behind each row and
+# below each mask stand `radius` empty pixels or more: what a dilation pushes out of one row or mask ends there.
+
+
+def _boundaries(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], radius: int) -> NDArray[np.uint64]:
+    """Mark each pixel that differs from its neighbour to the right, below, or right below; (2, rows, words)."""
+    height, width = truth.shape
+    words = (width + radius + 63) // 64
+    packed = np.zeros((2, height + radius, 8 * words), np.uint8)
+    for rows, mask in zip(packed, (prediction, truth), strict=True):
+        rows[:height, : (width + 7) // 8] = np.packbits(mask, axis=1, bitorder="little")
+    masks = packed.view("<u8")
+    right = masks >> _WORD[1]
+    right[:, :, :-1] |= masks[:, :, 1:] << _WORD[63]
+    # The last column has no neighbour to the right, the last row none below.
+    boundary = masks ^ right
+    boundary[:, : height - 1] |= masks[:, : height - 1] ^ right[:, 1:height]
+    boundary &= _columns(width - 1, words)
+    boundary[:, : height - 1] |= masks[:, : height - 1] ^ masks[:, 1:height]
+    boundary[:, height:] = 0
+    return boundary
+
+
+def _dilated(boundaries: NDArray[np.uint64], radius: int) -> NDArray[np.uint64]:
+    """Spread each pixel over the disk around it: rows of growing width, each put as far up and down as it belongs."""
+    words = boundaries.shape[-1]
+    row = boundaries.reshape(-1)
+    disk = np.zeros_like(row)
+    for shift, distances in _disk(radius):
+        if shift:
+            wider = row << _WORD[shift]
+            wider[1:] |= row[:-1] >> _WORD[64 - shift]
+            wider |= row >> _WORD[shift]
+            wider[:-1] |= row[1:] << _WORD[64 - shift]
+            row = row | wider
+        for distance in distances:
+            offset = distance * words
+            disk[offset:] |= row[: len(row) - offset]
+            disk[: len(disk) - offset] |= row[offset:]
+    return disk.reshape(boundaries.shape)
+
+
+_WORD = np.arange(65, dtype=np.uint64)  # shifts must be of the type of what they shift
 
 
 @lru_cache
-def _disk(radius: int) -> NDArray[np.uint8]:
-    squares = np.arange(-radius, radius + 1) ** 2
-    return (squares[:, None] + squares <= radius * radius).astype(np.uint8)
+def _disk(radius: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The disk by rows, the shortest first: by how much to widen the row before, and its distances from the centre."""
+    widths: dict[int, list[int]] = {}
+    for distance in range(radius + 1):
+        widths.setdefault(math.isqrt(radius * radius - distance * distance), []).append(distance)
+    steps: list[tuple[int, tuple[int, ...]]] = []
+    reached = 0
+    for width, distances in sorted(widths.items()):
+        while reached < width:
+            # A row that is moved by more than its half width and one would leave a gap in its middle.
+            shift = min(reached + 1, width - reached, 63)
+            reached += shift
+            steps.append((shift, tuple(distances) if reached == width else ()))
+        if width == 0:
+            steps.append((0, tuple(distances)))
+    return tuple(steps)
+
+
+@lru_cache
+def _columns(width: int, words: int) -> NDArray[np.uint64]:
+    """Words whose first `width` pixels are set."""
+    row = np.zeros(words * 64, np.uint8)
+    row[:width] = 1
+    return np.packbits(row, bitorder="little").view("<u8")
+
+
+def _counted(pixels: NDArray[np.uint64]) -> tuple[int, int]:
+    first, second = np.bitwise_count(pixels.reshape(2, -1)).sum(axis=1).tolist()
+    return first, second

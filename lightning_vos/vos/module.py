@@ -17,6 +17,7 @@ from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.results import MaskWriter, ScoreWriter
 from lightning_vos.errors import ConfigError
 from lightning_vos.metrics.region_boundary import RegionBoundary
+from lightning_vos.metrics.sequence import SequenceScorer
 from lightning_vos.structures import ScoredVideo
 from lightning_vos.vos.track import Remembering, track
 
@@ -156,17 +157,19 @@ class VOSModule(L.LightningModule):
     def _evaluate(self, sample: ScoredVideo, listeners: Sequence[PredictionCallback]) -> None:
         video, truth = sample.video, sample.truth
         flip, scales = (False, (1.0,)) if self.trainer.state.fn in _QUICK else (self.flip, self.scales)
-        scored = set() if truth is None else set(truth.frames)
+        scorer = None if truth is None else SequenceScorer(truth.plan)
+        scored = set() if truth is None else set(truth.plan.frames)
         frames = Remembering(video.frames)
         for number, prediction in enumerate(track(self.network, frames, video.prompts, flip=flip, scales=scales)):
             if number > 0:
                 self._frames += 1
                 self._seconds += prediction.seconds
-            if truth is not None and number in scored:
-                labels = prediction.labels.cpu().numpy()
-                self.scores.update(sample.number, number, truth.object_ids, labels, truth.read(number))
+            if scorer is not None and truth is not None and number in scored:
+                scorer.add(number, prediction.labels.to(torch.uint8).cpu().numpy(), truth.read(number))
             for listener in listeners:
                 listener.on_prediction(self.trainer, sample, number, frames.latest, prediction)
+        if scorer is not None:
+            self.scores.update(sample.number, scorer.rows())
         for listener in listeners:
             listener.on_video_end(self.trainer, sample)
 
@@ -190,9 +193,9 @@ class VOSModule(L.LightningModule):
         if stage == "test" and math.isnan(summary["J&F"]):
             return  # no public truth; a validation logs even that, for the best checkpoint is chosen by it
         for name in ("J&F", "J", "F"):
-            self.log(f"{stage}/{name}", 100 * summary[name], prog_bar=name == "J&F")
+            self.log(f"{stage}/{name}", summary[name], prog_bar=name == "J&F")
         if scores.objects:
-            self.log(f"{stage}/identity_switches", float(scores.identity.summary.switches))
+            self.log(f"{stage}/identity_switches", float(summary["switches"]))
 
     def _peak_memory(self) -> float:
         """Gigabytes (1e9 bytes): allocated on the GPU since the test began, or resident since the process began."""

@@ -1,0 +1,222 @@
+"""Scoring the masks of videos: a frame at a time, a process a sequence, the largest sequence first."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_vos.errors import MaskError
+from lightning_vos.evaluation.problems import Problem, ProblemKind
+from lightning_vos.evaluation.protocols import VOID, appearing_plan, davis_plan, listed_plan
+from lightning_vos.evaluation.scores import LeftOut
+from lightning_vos.evaluation.trees import MaskSequence
+from lightning_vos.io.masks import resized
+from lightning_vos.io.png import NotIndexedError, read_indices
+from lightning_vos.metrics.sequence import Column, Group, Plan, SequenceScorer
+
+_STANDS_IN = "an empty mask stands in"
+
+
+@dataclass(frozen=True)
+class SequenceJob:
+    """One sequence to score.
+
+    Attributes:
+        name: The name of the sequence.
+        truth: Its true masks.
+        prediction: Its predicted masks.
+        rule: Which objects are scored in which frames, see `protocols`.
+        listed: Object id -> names of its frames, where the rule is `listed`.
+        groups: Object id -> its group, if there are groups.
+        binary: Every pixel above 0 is object 1.
+        void: Pixels of the truth that are 255 are background.
+    """
+
+    name: str
+    truth: MaskSequence
+    prediction: MaskSequence
+    rule: Literal["davis", "inner", "all", "listed"]
+    listed: Mapping[int, Sequence[str]]
+    groups: Mapping[int, Group]
+    binary: bool = False
+    void: bool = False
+
+
+class SequenceOutcome(NamedTuple):
+    """What came of a sequence."""
+
+    name: str
+    frames: tuple[str, ...]  # names of all frames of the truth; those in `rows` are positions in it
+    rows: NDArray[np.int64]  # (R, 6), see `SequenceScorer.rows`
+    problems: list[Problem]
+    left_out: list[LeftOut]
+
+
+def score_sequences(
+    jobs: Sequence[SequenceJob], workers: int, progress: Callable[[int], None]
+) -> Iterator[SequenceOutcome]:
+    """Score sequences, in this process or in several others, in any order.
+
+    Args:
+        jobs: The sequences.
+        workers: Number of processes; 1 is this one.
+        progress: Called with the number of frames that were scored since the last call.
+
+    Raises:
+        MaskError: A mask of the truth cannot be read, or has another size than the first.
+    """
+    cv2.setNumThreads(1)
+    if workers == 1 or len(jobs) == 1:
+        for job in jobs:
+            yield score_sequence(job, progress)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=_start_worker)
+    with pool:
+        try:
+            largest_first = sorted(jobs, key=lambda job: -len(job.truth.frames))
+            for future in as_completed([pool.submit(score_sequence, job) for job in largest_first]):
+                outcome = future.result()
+                progress(len(outcome.frames))
+                yield outcome
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+    cv2.setNumThreads(1)
+
+
+def score_sequence(job: SequenceJob, progress: Callable[[int], None] | None = None) -> SequenceOutcome:
+    """Score one sequence, holding one frame of truth and prediction at a time."""
+    names = tuple(job.truth.frames)
+    first = _truth(job, names[0], None)
+    plan, problems = _plan(job, names, first)
+    if not plan.frames and job.rule != "listed":
+        reason = f"{len(names)} annotated frame(s), expected at least 3: the first and the last are not scored"
+        remedy = "the sequence is left out"
+        problems.append(Problem(ProblemKind.TOO_FEW_FRAMES, job.name, None, reason, remedy))
+        left_out = [LeftOut(job.name, (), (), reason)]
+        return SequenceOutcome(job.name, names, SequenceScorer(plan).rows(), problems, left_out)
+    scorer = SequenceScorer(plan)
+    for position in plan.frames:
+        truth = _truth(job, names[position], first.shape)
+        prediction, problem = _prediction(job, names[position], first.shape)
+        if problem is not None:
+            problems.append(problem)
+        scorer.add(position, prediction, truth)
+        if progress is not None:
+            progress(1)
+    if progress is not None:
+        progress(len(names) - len(plan.frames))
+    problems += _strangers(job, names, scorer)
+    return SequenceOutcome(job.name, names, scorer.rows(), problems, _left_out(job, names, scorer))
+
+
+def _plan(job: SequenceJob, names: tuple[str, ...], first: NDArray[np.uint8]) -> tuple[Plan, list[Problem]]:
+    if job.rule == "davis":
+        return davis_plan(range(len(names)), first), []
+    if job.rule != "listed":
+        return appearing_plan(range(len(names)), job.rule, job.groups), []
+    positions = {name: position for position, name in enumerate(names)}
+    problems = []
+    for object_id, frames in job.listed.items():
+        missing = [frame for frame in frames if frame not in positions]
+        if missing:
+            reason = f"{len(missing)} frames are listed for object {object_id}, but the truth has no masks of them"
+            remedy = "these frames are not scored"
+            problems += [Problem(ProblemKind.WRONG_FRAME_LIST, job.name, name, reason, remedy) for name in missing]
+    there = {k: [positions[name] for name in frames if name in positions] for k, frames in job.listed.items()}
+    return listed_plan(there, job.groups), problems
+
+
+def _truth(job: SequenceJob, name: str, size: tuple[int, ...] | None) -> NDArray[np.uint8]:
+    where = job.truth.where(name)
+    labels = read_indices(job.truth.read(name), where)
+    if size is not None and labels.shape != size:
+        raise MaskError(
+            f"Mask of another size than the first of its sequence, in the ground truth: {where}\n"
+            f"  found {labels.shape[1]}x{labels.shape[0]}, expected {size[1]}x{size[0]} (width x height)."
+        )
+    if job.binary:
+        return (labels > 0).view(np.uint8)
+    if job.void and labels.max(initial=0) == VOID:
+        return np.where(labels == VOID, np.uint8(0), labels)
+    return labels
+
+
+def _prediction(job: SequenceJob, name: str, size: tuple[int, ...]) -> tuple[NDArray[np.uint8], Problem | None]:
+    """The predicted label map, or what stands in for it and why."""
+
+    def problem(kind: ProblemKind, reason: str, remedy: str = _STANDS_IN) -> Problem:
+        return Problem(kind, job.name, name, reason, remedy)
+
+    if name not in job.prediction.frames:
+        return np.zeros(size, np.uint8), problem(ProblemKind.MISSING_FRAME, f"no {name}.png in {job.prediction.source}")
+    try:
+        labels = read_indices(job.prediction.read(name), job.prediction.where(name))
+    except MaskError as error:
+        kind = ProblemKind.NOT_INDEXED if isinstance(error, NotIndexedError) else ProblemKind.UNREADABLE
+        return np.zeros(size, np.uint8), problem(kind, str(error).splitlines()[1].strip())
+    if job.binary:
+        labels = (labels > 0).view(np.uint8)
+    if labels.shape == size:
+        return labels, None
+    found = f"found {labels.shape[1]}x{labels.shape[0]}, expected {size[1]}x{size[0]} (width x height)"
+    return resized(labels, (size[0], size[1])), problem(ProblemKind.WRONG_SIZE, found, "it is resized (nearest pixel)")
+
+
+def _strangers(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) -> Iterator[Problem]:
+    """Objects of the prediction or the truth that the protocol knows nothing of."""
+    for object_id, frames in scorer.unplanned.items():
+        if job.rule == "davis":
+            reason = f"object {object_id} is in the truth, but not in its first mask, which names the objects to score"
+            yield from (
+                Problem(ProblemKind.LATE_OBJECT, job.name, names[frame], reason, "it is not scored") for frame in frames
+            )
+    for object_id, frames in scorer.extra().items():
+        if object_id in scorer.unplanned and job.rule == "davis":
+            continue  # said above
+        reason = f"the prediction shows object {object_id}, of which the truth knows nothing"
+        yield from (
+            Problem(ProblemKind.EXTRA_OBJECT, job.name, names[frame], reason, "its pixels are background")
+            for frame in frames
+        )
+
+
+def _left_out(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) -> list[LeftOut]:
+    plan, rows = scorer.plan, scorer.rows()
+    left_out = []
+
+    def add(frames: Sequence[int], objects: Sequence[int], reason: str) -> None:
+        if frames:
+            left_out.append(LeftOut(job.name, tuple(names[frame] for frame in frames), tuple(objects), reason))
+
+    scored = set(plan.frames)
+    add(
+        [frame for frame in range(len(names)) if frame not in scored],
+        (),
+        "listed for no object" if job.rule == "listed" else "the first and the last frame do not count",
+    )
+    for object_id, frames in scorer.unplanned.items():
+        add(frames, (object_id,), "not in the first mask" if job.rule == "davis" else "not listed")
+    for object_id, frames in scorer.extra().items():
+        add(frames, (object_id,), "predicted, but unknown to the truth")
+    if plan.objects is None:
+        for object_id in np.unique(rows[:, Column.OBJECT]).tolist():
+            since = rows[rows[:, Column.OBJECT] == object_id, Column.FRAME].min()
+            before = [frame for frame in plan.frames if frame < since]
+            add(before, (object_id,), "neither true nor predicted so far")
+    extra = [name for name in job.prediction.frames if name not in job.truth.frames]
+    if extra:
+        left_out.append(LeftOut(job.name, tuple(extra), (), "predicted, but without truth"))
+    return left_out
