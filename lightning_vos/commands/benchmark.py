@@ -328,7 +328,8 @@ def benchmark_scoring(ground_truth: Path, prediction: Path, protocol: str, repea
     console.print(table)
     console.print(
         f"{ours.object_frames} object-frames by {protocol}; CPU and time are relative to the first row, imports not "
-        "counted. Of several processes the peak is at most that of all together.",
+        "counted. vos-benchmark has its own protocol: --protocol vos_benchmark gives its J&F. The peak of several "
+        "processes is that of all together, at most.",
         highlight=False,
         soft_wrap=True,
     )

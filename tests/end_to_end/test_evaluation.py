@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from runs import TINY, assert_refused, checkpoint, end, files, start, table
 
+from lightning_vos.evaluation import score
 from lightning_vos.io.masks import VOC_PALETTE
 
 OVERLAYS = "--trainer.callbacks+=lightning_vos.callbacks.results.OverlayWriter"
@@ -66,6 +67,17 @@ def test_the_best_checkpoint_in_a_fresh_process(workplace, data, trained, tiny):
         objects = list(csv.DictReader(file))
     assert np.mean([float(row["J&F"]) for row in objects]) == pytest.approx(logged["test/J&F", 0])
     assert {row["sequence"] for row in objects} == {f"synthetic-val-{number:03}" for number in range(3)}
+    # scoring what the test wrote, apart from it, gives its numbers
+    scores = score(data / "DAVIS", run, "davis2017")
+    assert scores.summary["J&F"] > 0
+    assert [logged[name, 0] for name in SCORES] == pytest.approx(
+        [scores.summary[name.removeprefix("test/")] for name in SCORES], rel=2**-23
+    )  # what is logged is a float32
+    assert logged["test/identity_switches", 0] == scores.summary["switches"]
+    keys = [(row.pop("sequence"), int(row.pop("object"))) for row in objects]
+    assert dict(zip(keys, objects, strict=True)) == {
+        key: {name: str(value) for name, value in row.items()} for key, row in scores.objects.items()
+    }
     assert sorted(files(run, "*.mp4")) == [f"overlays/synthetic-val-{number:03}.mp4" for number in range(3)]
     with Image.open(run / "contact_sheet.png") as sheet:
         assert sheet.height > 3 * 64
