@@ -18,7 +18,7 @@ class ProblemKind(StrEnum):
     MISSING_SEQUENCE = "missing sequence"  # the sequence is left out
     MISSING_FRAME = "missing frame"  # an empty mask stands in
     MISSING_IMAGE = "missing image"  # an empty mask stands in
-    WRONG_SIZE = "wrong size"  # the mask is resized to the truth's size, taking the nearest pixel
+    WRONG_SIZE = "wrong size"  # the mask is resized, taking the nearest pixel; an empty one stands in for an RLE
     NOT_INDEXED = "not an indexed PNG"  # an empty mask stands in
     UNREADABLE = "unreadable file"  # an empty mask stands in
     EXTRA_OBJECT = "extra object"  # its pixels are background
@@ -26,14 +26,14 @@ class ProblemKind(StrEnum):
     LATE_OBJECT = "object that appears late"  # it is not scored
     WRONG_FRAME_LIST = "wrong list of frames"  # the frames that there are count, the others are not scored
     TOO_FEW_FRAMES = "too few frames"  # the sequence is left out
-    # Of submissions, in which nothing is forgiven:
-    EXTRA_SEQUENCE = "extra sequence"
+    # Of submissions, in which nothing is forgiven; what `youtube_vis` forgives of results says how:
+    EXTRA_SEQUENCE = "extra sequence"  # its results are left out
     EXTRA_FRAME = "extra frame"
     WRONG_LAYOUT = "wrong layout"
     WRONG_PALETTE = "wrong palette"
-    WRONG_LENGTH = "wrong number of frames"
-    UNKNOWN_CATEGORY = "unknown category"
-    MALFORMED = "malformed result"
+    WRONG_LENGTH = "wrong number of frames"  # the frames that result and video both have are compared
+    UNKNOWN_CATEGORY = "unknown category"  # the result is left out
+    MALFORMED = "malformed result"  # an empty mask stands in for one frame's; otherwise the result is left out
 
 
 @dataclass(frozen=True)

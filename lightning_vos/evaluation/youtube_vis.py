@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import lzma
 import math
 import reprlib
+import struct
+import sys
 import zipfile
 import zlib
 from collections import defaultdict
@@ -51,7 +54,7 @@ _LARGEST_JSON = 2**31  # bytes that a member of a zip may claim
 _LARGEST_FRAME = 2**29  # pixels; pycocotools counts them in 32 bits
 _SHOWN = 6  # names in a message
 # What damaged zips raise.
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 class Video(NamedTuple):
@@ -622,7 +625,7 @@ def _percent(fraction: float) -> float:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and -math.inf < value < math.inf
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _field(entry: Any, name: str, kind: type[_Of]) -> _Of:
