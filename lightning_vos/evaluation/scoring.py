@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from lightning_vos.errors import ConfigError, DatasetNotFoundError
 from lightning_vos.evaluation.holdout import is_held_out
+from lightning_vos.evaluation.lists import Tagged, read_names, read_tags, read_unseen
+from lightning_vos.evaluation.meta import not_as_expected, read_lvos_meta, read_youtube_vos_meta
 from lightning_vos.evaluation.problems import Problem, ProblemKind, ScoringError
 from lightning_vos.evaluation.protocols import Frames
 from lightning_vos.evaluation.scores import LeftOut, ObjectFrames, Scores
@@ -21,6 +22,8 @@ from lightning_vos.metrics.sequence import Column, Group, mean_of_objects, summa
 Protocol = Literal[
     "davis2016", "davis2017", "vos_benchmark", "youtube_vos", "lvos", "long_time_video", "youtube_vis", "semantic"
 ]
+
+_FRAMES_A_PROCESS = 2000  # to start one takes as long as to score several hundred
 
 _VARIANTS = {
     "davis2016": "J and F of the whole foreground; all annotated frames but the first and the last of a sequence.",
@@ -54,7 +57,7 @@ def score(
     protocol: Protocol = "davis2017",
     *,
     strict: bool = True,
-    workers: int = 1,
+    workers: int | None = 1,
     split: str | None = None,
     frames: Frames | None = None,
     unseen: Path | str | None = None,
@@ -72,7 +75,8 @@ def score(
         protocol: Whose rules apply.
         strict: Whether anything wrong with the results is an error. If not, it is forgiven as `ProblemKind` says, and
             told in `Scores.problems`.
-        workers: Processes that share the sequences. With more than one a script needs its `if __name__ == "__main__"`.
+        workers: Processes that share the sequences; None: one for every core, as far as starting it pays. With more
+            than one a script needs its `if __name__ == "__main__"`.
         split: Which sequences: the name of a list in the dataset's ImageSets (DAVIS: `val` if it is there), a file with
             one name a line, or `holdout_val` or `holdout_train` by the rule of `holdout`; all by default.
         frames: Which frames count, for `vos_benchmark` (`inner`, the default, or `all`) and `youtube_vos` (`listed`,
@@ -108,7 +112,7 @@ def score(
             absent=absent,
             strict=strict,
             names=None if split is None else Path(split),
-            workers=workers,
+            workers=workers or 1,
         )
     root, truth = _truth(ground_truth, protocol)
     names = _names(root, truth, split, protocol)
@@ -125,7 +129,8 @@ def score(
         for name in predicted
         if name not in names
     ]
-    tagged = _read_tags(tags, root)
+    list_of_tags = _named_or_beside(tags, root / "tags.json")
+    tagged = read_tags(list_of_tags) if list_of_tags else {}
     total, done = sum(len(job.truth.frames) for job in jobs), 0
 
     def count(frames_done: int) -> None:
@@ -133,6 +138,8 @@ def score(
         done += frames_done
         progress(done, total)
 
+    if workers is None:
+        workers = min(os.cpu_count() or 1, max(total // _FRAMES_A_PROCESS, 1))
     outcomes = sorted(score_sequences(jobs, workers, count), key=lambda outcome: names.index(outcome.name))
     problems += [problem for outcome in outcomes for problem in outcome.problems]
     if strict and problems:
@@ -145,10 +152,10 @@ def score(
     return _scores(protocol, variant, outcomes, tagged, left_out, problems)
 
 
-def _check_arguments(protocol: str, workers: int, frames: str | None, unseen: Path | str | None) -> None:
+def _check_arguments(protocol: str, workers: int | None, frames: str | None, unseen: Path | str | None) -> None:
     if protocol not in get_args(Protocol):
         raise ConfigError(f"There is no protocol {protocol!r}.\n  expected one of {', '.join(get_args(Protocol))}")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more processes")
     of_protocol: dict[str, tuple[str, ...]] = {"vos_benchmark": ("inner", "all"), "youtube_vos": get_args(Frames)}
     choices = of_protocol.get(protocol, ())
@@ -194,8 +201,7 @@ def _names(root: Path, truth: Mapping[str, MaskSequence], split: str | None, pro
             )
     if not source.is_file() or (split is None and protocol not in ("davis2016", "davis2017", "long_time_video")):
         return list(truth)
-    lines = source.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    names = read_names(source, "one sequence name a line")
     lacking = [name for name in names if name not in truth]
     if lacking or not names:
         raise DatasetNotFoundError(
@@ -234,19 +240,20 @@ def _work(
 
 
 def _youtube_vos(root: Path, pairs: _Pairs, frames: Frames, unseen: Path | str | None) -> _Work:
-    meta = _read_meta(root / "meta.json", pairs)
-    list_of_unseen = Path(unseen) if unseen is not None else root / "unseen.json"
-    is_unseen = _unseen(list_of_unseen, "category") if unseen is not None or list_of_unseen.is_file() else None
+    meta_file = root / "meta.json"
+    meta = read_youtube_vos_meta(meta_file)
+    _require_videos(meta_file, meta, pairs)
+    list_of_unseen = _named_or_beside(unseen, root / "unseen.json")
+    is_unseen = read_unseen(list_of_unseen, "category") if list_of_unseen else None
     jobs = []
     for name, pair in pairs.items():
-        groups, listed = {}, {}
-        for object_id, entry in meta[name].items():
-            listed[object_id] = _listed_frames(entry, root / "meta.json", name, object_id)[1:]
-            if is_unseen is not None:
-                category = entry.get("category")
-                if not isinstance(category, str):
-                    raise _broken_meta(root / "meta.json", f"no category of object {object_id} in video {name}")
-                groups[object_id] = Group.UNSEEN if is_unseen(category) else Group.SEEN
+        listed = {object_id: entry.frames[1:] for object_id, entry in meta[name].items()}
+        groups = {}
+        if is_unseen is not None:
+            for object_id, entry in meta[name].items():
+                if entry.category is None:
+                    raise not_as_expected(meta_file, f"no category of object {object_id} in video {name}")
+                groups[object_id] = Group.UNSEEN if is_unseen(entry.category) else Group.SEEN
         jobs.append(SequenceJob(name, *pair, rule=frames, listed=listed, groups=groups))
     grouped = _GROUPED.format("categories", "G") if is_unseen else _UNGROUPED.format("categories")
     return _Work(jobs, _VARIANTS[frames] + grouped, [])
@@ -256,27 +263,23 @@ def _lvos(root: Path, pairs: _Pairs, unseen: Path | str | None) -> _Work:
     # Version 1 has a second meta file with expressions, version 2 one with attributes.
     files = [p for p in sorted(root.glob("*_meta.json")) if not p.stem.endswith("expression_meta")]
     meta_file = files[0] if files else root / "valid_meta.json"
-    meta = _read_meta(meta_file, pairs)
-    list_of_unseen = Path(unseen) if unseen is not None else root / "unseen_videos.txt"
-    is_unseen = _unseen(list_of_unseen, "video") if unseen is not None or list_of_unseen.is_file() else None
+    meta = read_lvos_meta(meta_file)
+    _require_videos(meta_file, meta, pairs)
+    list_of_unseen = _named_or_beside(unseen, root / "unseen_videos.txt")
+    is_unseen = read_unseen(list_of_unseen, "video") if list_of_unseen else None
     jobs, problems = [], []
     for name, pair in pairs.items():
         by_number = {int(frame): frame for frame in pair[0].frames if frame.isdecimal()}
         listed, groups = {}, {}
         for object_id, entry in meta[name].items():
-            try:
-                start, end, count = (int(entry["frame_range"][key]) for key in ("start", "end", "frame_nums"))
-            except (KeyError, TypeError, ValueError) as error:
-                raise _broken_meta(
-                    meta_file, f"no frame_range with start, end and frame_nums of object {object_id} in video {name}"
-                ) from error
-            # Neither the first frame is scored, which is given, nor the last of those that are counted.
-            numbers = range(start, end, 5)[1 : max(count - 1, 1)]
-            if len(numbers) < count - 2:
-                reason = f"{meta_file.name} counts {count} frames of object {object_id}, its range holds {len(numbers)}"
+            if len(entry.scored) < entry.frame_nums - 2:
+                reason = (
+                    f"{meta_file.name} counts {entry.frame_nums} frames of object {object_id},"
+                    f" its range holds {len(entry.scored)}"
+                )
                 remedy = "the frames of the range are scored; the official tool takes 0 for the others"
                 problems.append(Problem(ProblemKind.WRONG_FRAME_LIST, name, None, reason, remedy))
-            listed[object_id] = [by_number.get(number, f"{number:08}") for number in numbers]
+            listed[object_id] = [by_number.get(number, f"{number:08}") for number in entry.scored]
             if is_unseen is not None:
                 groups[object_id] = Group.UNSEEN if is_unseen(name) else Group.SEEN
         jobs.append(SequenceJob(name, *pair, rule="listed", listed=listed, groups=groups))
@@ -286,94 +289,24 @@ def _lvos(root: Path, pairs: _Pairs, unseen: Path | str | None) -> _Work:
     return _Work(jobs, _VARIANTS["lvos"] + grouped, problems)
 
 
-def _read_meta(path: Path, names: Iterable[str]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Video -> object id -> its entry, of the videos of those names."""
-    content = _read_json(path, "the objects of each video and their frames")
-    meta = {}
+def _require_videos(file: Path, meta: Collection[str], names: Iterable[str]) -> None:
     for name in names:
-        try:
-            objects = content["videos"][name]["objects"]
-            meta[name] = {int(object_id): dict(entry) for object_id, entry in objects.items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _broken_meta(path, f"no objects, by their ids, of video {name}") from error
-        if any(not 0 < object_id < 256 for object_id in meta[name]):
-            raise _broken_meta(path, f"object ids {sorted(meta[name])} of video {name}, which masks cannot hold")
-    return meta
+        if name not in meta:
+            raise not_as_expected(file, f"no objects, by their ids, of video {name}")
 
 
-def _listed_frames(entry: Mapping[str, Any], path: Path, name: str, object_id: int) -> list[str]:
-    frames = entry.get("frames")
-    if not isinstance(frames, list) or not all(isinstance(frame, str) for frame in frames):
-        raise _broken_meta(path, f"no list of frame names of object {object_id} in video {name}")
-    return sorted(set(frames))
-
-
-def _unseen(path: Path, what: str) -> Callable[[str], bool]:
-    """Tell whether a category or a video is unseen."""
-    if path.suffix != ".json":
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatasetNotFoundError(f"{path} cannot be read\n  expected one unseen {what} a line") from error
-        return {line.strip() for line in lines if line.strip()}.__contains__
-    content = _read_json(path, f"a list of unseen names, each a {what}, or the meta.json of the training set")
-    if isinstance(content, dict) and "videos" in content:
-        seen = {name for name, _ in content["videos"].items()}
-        if what == "category":
-            objects = (entry["objects"].values() for entry in content["videos"].values())
-            seen = {entry.get("category") for entries in objects for entry in entries}
-        return lambda name: name not in seen
-    names = content.get("unseen_categories") if isinstance(content, dict) else content
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _broken_meta(path, f"no list of unseen names, each a {what}")
-    return set(names).__contains__
-
-
-def _read_tags(source: Path | str | None, root: Path) -> dict[str, list[tuple[str, int | None]]]:
-    """Tag -> the sequences, or the objects, that show it."""
-    path = Path(source) if source is not None else root / "tags.json"
-    tagged: dict[str, list[tuple[str, int | None]]] = {}
-    if source is None and not path.is_file():
-        return tagged
-    if path.suffix == ".json":
-        content = _read_json(path, "the tags of each sequence")
-        if not isinstance(content, dict) or not all(isinstance(tags, list) for tags in content.values()):
-            raise _broken_meta(path, 'something else than {"sequence": ["tag", ...], ...}')
-        for name, tags in content.items():
-            for tag in tags:
-                tagged.setdefault(str(tag), []).append((name, None))
-        return tagged
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetNotFoundError(f"{path} cannot be read\n  expected a CSV with columns sequence, tag") from error
-    for number, row in enumerate(rows, start=2):
-        object_id = row.get("object") or None
-        if not row.get("sequence") or not row.get("tag") or (object_id is not None and not object_id.isdecimal()):
-            raise _broken_meta(path, f"line {number} without a sequence and a tag, or with an object that is no number")
-        tagged.setdefault(row["tag"], []).append((row["sequence"], None if object_id is None else int(object_id)))
-    return tagged
-
-
-def _read_json(path: Path, what: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DatasetNotFoundError(f"{path} cannot be read: {error.strerror}\n  expected {what} there") from error
-    except ValueError as error:
-        raise DatasetNotFoundError(f"{path} is no JSON: {error}\n  expected {what}") from error
-
-
-def _broken_meta(path: Path, found: str) -> DatasetNotFoundError:
-    return DatasetNotFoundError(f"{path} is not as expected\n  found {found}\nGet the file of the dataset again.")
+def _named_or_beside(named: Path | str | None, beside: Path) -> Path | None:
+    """The file that was named, or the one beside the truth if it is there."""
+    if named is not None:
+        return Path(named)
+    return beside if beside.is_file() else None
 
 
 def _scores(
     protocol: Protocol,
     variant: str,
     outcomes: Sequence[SequenceOutcome],
-    tagged: Mapping[str, Sequence[tuple[str, int | None]]],
+    tagged: Tagged,
     left_out: Sequence[LeftOut],
     problems: Sequence[Problem],
 ) -> Scores:

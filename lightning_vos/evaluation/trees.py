@@ -93,7 +93,7 @@ def _sequences_below(path: Path, layout: str, folders: dict[str, list[str]] | No
     found: dict[str, MaskSequence] = {}
     if folders is not None:
         for folder, members in folders.items():
-            if str(PurePosixPath(folder).parent) == (layout or "."):
+            if folder != "." and str(PurePosixPath(folder).parent) == (layout or "."):
                 found[PurePosixPath(folder).name] = _sequence(path, members)
     elif (path / layout).is_dir():
         for folder_ in sorted((path / layout).iterdir()):
@@ -110,7 +110,7 @@ def _sequence(source: Path, names: Sequence[str]) -> MaskSequence:
 
 
 def _is_mask(name: str) -> bool:
-    return name[0] != "." and name.lower().endswith(".png")
+    return not name.startswith(".") and name.lower().endswith(".png")
 
 
 def _children(path: Path, folders: dict[str, list[str]] | None) -> list[str]:
@@ -125,7 +125,8 @@ def _folders_of_zip(path: Path) -> dict[str, list[str]]:
     for name in open_zip(path).namelist():
         member = PurePosixPath(name)
         # macOS adds its own shadow of every file.
-        if not name.endswith("/") and _is_mask(member.name) and member.parts[0] != "__MACOSX":
+        hidden = any(part.startswith((".", "__MACOSX")) for part in member.parts[:-1])
+        if not name.endswith("/") and _is_mask(member.name) and not hidden:
             folders.setdefault(str(member.parent), []).append(name)
     return folders
 

@@ -74,7 +74,7 @@ def score_sequences(
         MaskError: A mask of the truth cannot be read, or has another size than the first.
     """
     cv2.setNumThreads(1)
-    if workers == 1 or len(jobs) == 1:
+    if workers == 1 or len(jobs) <= 1:
         for job in jobs:
             yield score_sequence(job, progress)
         return
@@ -106,6 +106,8 @@ def score_sequence(job: SequenceJob, progress: Callable[[int], None] | None = No
         remedy = "the sequence is left out"
         problems.append(Problem(ProblemKind.TOO_FEW_FRAMES, job.name, None, reason, remedy))
         left_out = [LeftOut(job.name, (), (), reason)]
+        if progress is not None:
+            progress(len(names))
         return SequenceOutcome(job.name, names, SequenceScorer(plan).rows(), problems, left_out)
     scorer = SequenceScorer(plan)
     for position in plan.frames:
@@ -161,7 +163,7 @@ def _prediction(job: SequenceJob, name: str, size: tuple[int, ...]) -> tuple[NDA
         return Problem(kind, job.name, name, reason, remedy)
 
     if name not in job.prediction.frames:
-        return np.zeros(size, np.uint8), problem(ProblemKind.MISSING_FRAME, f"no {name}.png in {job.prediction.source}")
+        return np.zeros(size, np.uint8), problem(ProblemKind.MISSING_FRAME, f"no mask of it in {job.prediction.source}")
     try:
         labels = read_indices(job.prediction.read(name), job.prediction.where(name))
     except MaskError as error:
@@ -201,12 +203,12 @@ def _left_out(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) ->
         if frames:
             left_out.append(LeftOut(job.name, tuple(names[frame] for frame in frames), tuple(objects), reason))
 
-    scored = set(plan.frames)
-    add(
-        [frame for frame in range(len(names)) if frame not in scored],
-        (),
-        "listed for no object" if job.rule == "listed" else "the first and the last frame do not count",
-    )
+    every = range(len(names))
+    if job.rule == "listed" and plan.objects is not None:
+        for object_id, listed in plan.objects.items():
+            add([frame for frame in every if frame not in listed], (object_id,), "given, or not listed for the object")
+    else:
+        add([frame for frame in every if frame not in plan.frames], (), "the first and the last frame do not count")
     for object_id, frames in scorer.unplanned.items():
         add(frames, (object_id,), "not in the first mask" if job.rule == "davis" else "not listed")
     for object_id, frames in scorer.extra().items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,19 +18,43 @@ from numpy.typing import NDArray
 from lightning_vos.errors import MaskError
 
 try:
-    from deflate import zlib_decompress
-except ImportError:
-    zlib_decompress = None  # type: ignore[assignment] # the extra `fast` is not installed
+    from deflate import DeflateError, zlib_decompress
+except ImportError:  # the extra `fast` is not installed
+    DeflateError, zlib_decompress = ValueError, None  # type: ignore[assignment, misc]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _INDEXED = 0, 3
 _BITS = {_GREY: (8,), _INDEXED: (1, 2, 4, 8)}
+_COLOUR_TYPES = {_GREY: "grey", 2: "RGB", _INDEXED: "indexed", 4: "grey with alpha", 6: "RGBA"}
 _MODES = {(0, 1): "1", (0, 2): "L;2", (0, 4): "L;4", (0, 16): "I;16", (2, 8): "RGB", (4, 8): "LA", (6, 8): "RGBA"}
 _MOST_PIXELS = 2**28  # a header that claims more is not believed
 
 
 class NotIndexedError(MaskError):
     """A picture that is whole, but whose pixels are no ids."""
+
+
+class PNGHeader(NamedTuple):
+    """What a PNG says of itself.
+
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        depth: Bits of an index or of a channel.
+        colour: The number of the colour type.
+        interlaced: Whether its pixels are stored in seven passes.
+    """
+
+    height: int
+    width: int
+    depth: int
+    colour: int
+    interlaced: bool
+
+    @property
+    def kind(self) -> str:
+        """Bits and colour type in words, such as "8 bits, indexed"."""
+        return f"{self.depth} bits, {_COLOUR_TYPES.get(self.colour, f'colour type {self.colour}')}"
 
 
 def read_indices(data: bytes, where: str) -> NDArray[np.uint8]:
@@ -59,6 +84,42 @@ def read_indices(data: bytes, where: str) -> NDArray[np.uint8]:
     return _decoded_as_grey(data, depth, where)
 
 
+def read_header(data: bytes, where: str) -> PNGHeader:
+    """Read the header of any PNG; what it says is not judged.
+
+    Raises:
+        NotIndexedError: It is a JPEG.
+        MaskError: It is no PNG, or cut off within the header.
+    """
+    if data[:8] != _SIGNATURE and data:
+        raise _unfit(where, "a JPEG") if data[:2] == b"\xff\xd8" else _damaged(where, "no PNG")
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise _damaged(where, f"{len(data)} bytes without an image")
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    return PNGHeader(height, width, depth, colour, bool(interlaced))
+
+
+def require_whole(data: bytes, where: str) -> None:
+    """Refuse a PNG whose check sums are wrong or whose end is missing, which some readers forgive and some do not.
+
+    Raises:
+        MaskError: It is such a PNG.
+    """
+    for name, begin, end in _chunks(data):
+        if end > len(data):
+            break
+        if zlib.crc32(data[begin + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise _damaged(where, "a check sum that is wrong")
+        if name == b"IEND":
+            return
+    raise _damaged(where, "a PNG that is cut off")
+
+
+def object_ids(labels: NDArray[np.uint8]) -> list[int]:
+    """The values of an (H, W) label map, in order, without 0."""
+    return [value for value in np.flatnonzero(np.bincount(labels.ravel())).tolist() if value > 0]
+
+
 def read_colours(data: bytes, where: str) -> bytes:
     """Read the colours of such a PNG as RGB, as many as it stores; none of a grey one.
 
@@ -69,18 +130,15 @@ def read_colours(data: bytes, where: str) -> bytes:
     return next((data[begin + 8 : end - 4] for name, begin, end in _chunks(data) if name == b"PLTE"), b"")
 
 
-def _header(data: bytes, where: str) -> tuple[int, int, int, int, bool]:
-    """Height, width, bits, colour type, whether interlaced."""
-    if data[:8] != _SIGNATURE and data:
-        raise _unfit(where, "a JPEG") if data[:2] == b"\xff\xd8" else _damaged(where, "no PNG")
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        raise _damaged(where, f"{len(data)} bytes without an image")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+def _header(data: bytes, where: str) -> PNGHeader:
+    """The header of a label map."""
+    header = read_header(data, where)
+    width, height, depth, colour = header.width, header.height, header.depth, header.colour
     if depth not in _BITS.get(colour, ()):
         raise _unfit(where, f"PNG of mode {_MODES.get((colour, depth), f'{colour} with {depth} bits')}")
     if not 0 < width * height <= _MOST_PIXELS:
         raise _damaged(where, f"a header that says {width}x{height} pixels")
-    return height, width, depth, colour, bool(interlaced)
+    return header
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -99,7 +157,10 @@ def _image_data(data: bytes) -> Iterator[bytes]:
 def _inflated(stream: bytes, size: int) -> NDArray[np.uint8]:
     """Exactly `size` bytes; neither more, for a small file can claim to hold gigabytes, nor less."""
     if zlib_decompress is not None:
-        content = zlib_decompress(stream, size)
+        try:
+            content = zlib_decompress(stream, size)
+        except DeflateError as error:
+            raise ValueError(str(error)) from error
     else:
         inflater = zlib.decompressobj()
         try:

@@ -14,8 +14,8 @@ from lightning_vos.callbacks.results import OverlayWriter, RepeatFirstMask
 from lightning_vos.errors import ConfigError
 from lightning_vos.io.masks import VOC_PALETTE
 from lightning_vos.io.video import VideoFile
-from lightning_vos.metrics.functional import object_scores
-from lightning_vos.metrics.region_boundary import RegionBoundary
+from lightning_vos.metrics.functional import region_similarity
+from lightning_vos.metrics.sequence import SequenceScorer, summarize
 from lightning_vos.models.mavos.module import MAVOS
 from lightning_vos.vos.track import track
 
@@ -60,13 +60,15 @@ def rows(path):
 
 def scores_of(network, videos):
     """What the metric says of the network's own predictions, and of the first masks repeated."""
-    scores, repeated = RegionBoundary(), RegionBoundary()
+    scores, repeated = {}, {}
     for number, video, truth in videos:
+        scorer, repeating = SequenceScorer(truth.plan), SequenceScorer(truth.plan)
         for t, said in enumerate(track(network, video.frames, video.prompts)):
-            if t in truth.frames:
-                scores.update(number, t, truth.object_ids, said.labels.numpy(), truth.read(t))
-                repeated.update(number, t, truth.object_ids, video.prompts[0], truth.read(t))
-    return scores.compute(), repeated.compute()
+            if t in truth.plan.frames:
+                scorer.add(t, said.labels.numpy().astype(np.uint8), truth.read(t))
+                repeating.add(t, video.prompts[0], truth.read(t))
+        scores[number], repeated[number] = scorer.rows(), repeating.rows()
+    return summarize(scores), summarize(repeated)
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +98,15 @@ def test_tables_hold_the_numbers_of_the_metric(finished):
     assert [row.pop("sequence") for row in sequences] == ["clip0", "clip1"]
     keys = [(row.pop("sequence"), int(row.pop("object"))) for row in objects]
     assert keys == [(names[number], k) for number, k in scores.objects]
-    for table, expected, identities in (
-        (sequences, scores.sequences, scores.identity.sequences),
-        (objects, scores.objects, scores.identity.objects),
-    ):
-        for row, values, identity in zip(table, expected.values(), identities.values(), strict=True):
-            assert (int(row.pop("switches")), float(row.pop("swapped"))) == (identity.switches, 100 * identity.swapped)
-            assert {name: float(value) for name, value in row.items()} == {k: 100 * v for k, v in values.items()}
+    for table, expected in ((sequences, scores.sequences), (objects, scores.objects)):
+        for row, values in zip(table, expected.values(), strict=True):
+            assert {name: float(value) for name, value in row.items()} == values
+            assert row["switches"].isdecimal()
     logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
     for name in ("J&F", "J", "F"):
-        assert logged[f"test/{name}"] == pytest.approx(100 * scores.summary[name])
-    assert logged["test/identity_switches"] == scores.identity.summary.switches
-    assert logged["test/J&F_first_mask_repeated"] == pytest.approx(100 * repeated.summary["J&F"])
+        assert logged[f"test/{name}"] == pytest.approx(scores.summary[name])
+    assert logged["test/identity_switches"] == scores.summary["switches"]
+    assert logged["test/J&F_first_mask_repeated"] == pytest.approx(repeated.summary["J&F"])
     assert logged["test/parameters"] == sum(p.numel() for p in network.parameters())
     assert logged["test/FPS"] > 0
     assert logged["test/peak_memory_gb"] > 0
@@ -118,7 +117,7 @@ def test_one_object_by_hand(finished):
     videos, _, network, folder = finished
     _, video, truth = videos[1]
     labels = [said.labels.numpy() for said in track(network, video.frames, video.prompts)]
-    values = [object_scores(labels[t], truth.read(t), (9,))[0][0] for t in truth.frames]
+    values = [region_similarity(labels[t] == 9, truth.read(t) == 9) for t in truth.plan.frames]
     row = next(row for row in rows(folder / "objects.csv") if row["sequence"] == "clip1" and row["object"] == "9")
     assert float(row["J"]) == pytest.approx(100 * np.mean(values))
 
@@ -173,12 +172,11 @@ def test_objects_that_enter_later_are_repeated_from_there(tmp_path):
     prompts = {0: tiny.squares(1), 2: tiny.squares(0, 2)}
     late = sample._replace(video=type(sample.video)(**{**vars(sample.video), "prompts": prompts}))
     trainer, _, _ = evaluate(tmp_path, [late], RepeatFirstMask())
-    expected = RegionBoundary()
+    expected = SequenceScorer(late.truth.plan)
     for t in (1, 2, 3):
-        repeated = tiny.squares(1) if t < 2 else tiny.squares(1, 2)
-        expected.update(0, t, (1, 2), repeated, late.truth.read(t))
+        expected.add(t, tiny.squares(1) if t < 2 else tiny.squares(1, 2), late.truth.read(t))
     found = float(trainer.logged_metrics["test/J&F_first_mask_repeated"])
-    assert found == pytest.approx(100 * expected.compute().summary["J&F"])
+    assert found == pytest.approx(summarize({0: expected.rows()}).summary["J&F"])
 
 
 @pytest.mark.parametrize("settings", [{"columns": 0}, {"frames_per_second": 0}])

@@ -6,6 +6,7 @@ from PIL import Image
 
 from datamodules import DAVIS
 from lightning_vos.errors import DatasetNotFoundError, MaskError
+from lightning_vos.metrics.sequence import Plan
 
 REAL = Path(__file__).parents[2] / "../shared/data/real"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real samples at ../shared/data/real")
@@ -53,8 +54,8 @@ def test_2017_has_objects_and_2016_their_union(davis):
     davis("val", {"a": 6}, year=2016)
     objects = DAVIS(folder).sequences("val")[0].load(0)
     union = DAVIS(folder, year=2016).sequences("val")[0].load(0)
-    assert objects.truth.object_ids == (1, 2)
-    assert union.truth.object_ids == (1,)
+    assert objects.truth.plan == Plan((1, 2, 3, 4), {1: {1, 2, 3, 4}, 2: {1, 2, 3, 4}})
+    assert union.truth.plan == Plan((1, 2, 3, 4), {1: {1, 2, 3, 4}})
     assert np.array_equal(union.video.prompts[0], objects.video.prompts[0] > 0)
     assert np.array_equal(union.truth.read(3), objects.truth.read(3) > 0)
 
@@ -149,12 +150,12 @@ def test_the_real_samples_are_read():
     real = REAL.resolve()
     assert names(DAVIS(real), "val") == ["blackswan", "car-shadow"]
     videos = [sequence.load(i) for i, sequence in enumerate(DAVIS(real / "DAVIS", year=2016).sequences("val"))]
-    assert [(item.video.name, len(item.video.frames), len(item.truth.frames)) for item in videos] == [
+    assert [(item.video.name, len(item.video.frames), len(item.truth.plan.frames)) for item in videos] == [
         ("blackswan", 50, 48),
         ("car-shadow", 40, 38),
         ("motocross-jump", 40, 38),
     ]
     for item in videos:
         assert item.video.size == (480, 854)
-        assert item.truth.object_ids == (1,)
+        assert set(item.truth.plan.objects) == {1}
         assert np.unique(item.video.prompts[0]).tolist() == [0, 1]

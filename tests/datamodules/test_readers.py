@@ -6,6 +6,7 @@ from datamodules.readers import SequenceFiles, masks_of, read_names
 from lightning_vos.errors import DatasetNotFoundError, FrameError, MaskError
 from lightning_vos.io.frames import list_frames
 from lightning_vos.io.masks import VOC_PALETTE, write_mask
+from lightning_vos.metrics.sequence import Plan
 
 
 def label_map(*ids, size=(40, 60)):
@@ -56,8 +57,8 @@ def test_the_first_mask_alone_prompts_a_benchmark_sequence(sequence):
     assert item.video.frame_names == [f"{i:05d}" for i in range(6)]
     assert item.video.frames[2].shape == (3, 40, 60)
     assert item.truth is not None
-    assert item.truth.object_ids == (1, 2, 3)
-    assert list(item.truth.frames) == [1, 2, 3, 4]
+    inner = (1, 2, 3, 4)
+    assert item.truth.plan == Plan(inner, dict.fromkeys((1, 2, 3), frozenset(inner)))  # a gap between the ids counts
     assert set(np.unique(item.truth.read(4))) == {0, 1, 4}
 
 
@@ -68,8 +69,7 @@ def test_every_first_appearance_prompts_a_folder_and_holds_the_new_objects_alone
     assert shown == {0: {0, 2}, 3: {0, 5, 9}, 5: {0, 1}}
     assert np.array_equal(item.video.prompts[3] == 5, labels[3] == 5)
     assert item.truth is not None
-    assert item.truth.object_ids == (1, 2, 5, 9)
-    assert list(item.truth.frames) == [1, 3, 4]
+    assert item.truth.plan == Plan((1, 3, 4), None)
 
 
 def test_frames_before_the_first_mask_are_kept(sequence):

@@ -65,7 +65,7 @@ def copy_score(clips: list[RenderedClip]) -> float:
     objects: list[float] = []
     for clip in clips:
         ids = range(1, clip.masks[0].max() + 1)
-        scores = [object_scores(clip.masks[0], mask, ids) for mask in clip.masks[1:-1]]
+        scores = [object_scores(clip.masks[0], mask, ids)[:2] for mask in clip.masks[1:-1]]
         objects.extend(np.mean(scores, axis=(0, 1)))
     return 100 * float(np.mean(objects))
 

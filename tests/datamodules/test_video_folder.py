@@ -6,6 +6,7 @@ import pytest
 from datamodules import VideoFolder
 from lightning_vos.errors import DatasetNotFoundError, FrameError, MaskError
 from lightning_vos.io.masks import write_mask
+from lightning_vos.metrics.sequence import Plan
 
 REAL = Path(__file__).parents[2] / "../shared/data/real"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real samples at ../shared/data/real")
@@ -66,7 +67,7 @@ def test_the_images_may_lie_in_the_folder_itself(tmp_path, write_video, moving):
     item = sequence.load(0)
     assert item.video.name == "my_cat"
     assert len(item.video.frames) == 5
-    assert list(item.truth.frames) == [1, 2, 3]
+    assert item.truth.plan == Plan((1, 2, 3), None)
 
 
 def test_videos_without_masks_are_left_out_and_said(folder):
@@ -85,7 +86,8 @@ def test_an_object_may_come_late(folder):
         0: [0, 1, 2],
         3: [0, 7],
     }
-    assert item.truth.object_ids == (1, 2, 7)
+    assert item.truth.plan == Plan((1, 2, 3), None)  # an object counts from where it comes
+    assert np.unique(item.truth.read(3)).tolist() == [0, 7]
 
 
 def test_missing_folders_are_named(folder, tmp_path):
@@ -142,4 +144,4 @@ def test_the_real_dense_masks_are_truth():
     root = REAL.resolve() / "DAVIS_240p"
     item = VideoFolder(root, "JPEGImages/240p", "Annotations/240p").sequences("val")[0].load(0)
     assert item.video.size == (240, 432)
-    assert len(item.truth.frames) == 68
+    assert len(item.truth.plan.frames) == 68

@@ -444,7 +444,7 @@ def recoloured(data, palette):
         ("cut off", ProblemKind.UNREADABLE, "cut off"),
         ("check sum", ProblemKind.UNREADABLE, "check sum"),
         ("pixels", ProblemKind.UNREADABLE, "pixels"),
-        ("jpeg", ProblemKind.UNREADABLE, "no PNG"),
+        ("jpeg", ProblemKind.UNREADABLE, "a JPEG"),
     ],
 )
 def test_masks_that_the_server_cannot_use(davis, how, kind, words):
@@ -607,6 +607,7 @@ DAMAGES = [
     ({"category_id": None}, ProblemKind.UNKNOWN_CATEGORY, "None"),
     ({"score": float("nan")}, ProblemKind.MALFORMED, "score nan"),
     ({"score": float("inf")}, ProblemKind.MALFORMED, "score inf"),
+    ({"score": 10**400}, ProblemKind.MALFORMED, "no finite number"),
     ({"score": "0.3"}, ProblemKind.MALFORMED, "'0.3'"),
     ({"segmentations": None}, ProblemKind.MALFORMED, "no list"),
     ({"segmentations": [GOOD]}, ProblemKind.WRONG_LENGTH, "found 1 segmentations, expected 3"),
@@ -680,9 +681,11 @@ def test_zips_without_the_results_at_the_top(vis):
         assert words in message
     with zipfile.ZipFile(output, "w") as archive:
         archive.writestr("results.json", json.dumps(results))
-        archive.writestr("README.md", "mine")
+        for name in ("README.md", "masks/00000.png"):
+            archive.writestr(name, "mine")
     assert found(lambda: check(output, dataset, benchmark="youtube_vis"))[0] == [
-        (ProblemKind.WRONG_LAYOUT, "the archive", "README.md")
+        (ProblemKind.WRONG_LAYOUT, "the archive", "README.md"),
+        (ProblemKind.WRONG_LAYOUT, "the archive", "masks/00000.png"),
     ]
 
 

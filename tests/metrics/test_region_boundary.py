@@ -10,8 +10,10 @@ import torch
 
 from lightning_vos.metrics.functional import object_scores, statistics
 from lightning_vos.metrics.region_boundary import RegionBoundary
+from lightning_vos.metrics.sequence import Column, Plan, SequenceScorer, summarize
 
-KEYS = {"J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay"}
+MEANS = {"J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay", "V", "swapped"}
+KEYS = MEANS | {"switches"}
 
 
 def label_maps(sequence, frame):
@@ -19,10 +21,18 @@ def label_maps(sequence, frame):
     return random.integers(0, 3, (2, 24, 32)).astype(np.uint8)
 
 
+def rows(sequence):
+    """Sequences of other lengths, of one object and of two by turns."""
+    frames = range(1, 4 + sequence)
+    scorer = SequenceScorer(Plan(tuple(frames), dict.fromkeys((1, 2)[: 1 + sequence % 2], frozenset(frames))))
+    for frame in frames:
+        scorer.add(frame, *label_maps(sequence, frame))
+    return scorer.rows()
+
+
 def score(metric, sequences):
     for sequence in sequences:
-        for frame in range(1, 4 + sequence):
-            metric.update(sequence, frame, (1, 2)[: 1 + sequence % 2], *label_maps(sequence, frame))
+        metric.update(sequence, rows(sequence))
 
 
 def as_text(scores):
@@ -42,7 +52,7 @@ def test_averages_over_frames_then_objects(alone):
     assert all(set(row) == KEYS for row in (alone.summary, *alone.objects.values(), *alone.sequences.values()))
     frames = [object_scores(*label_maps(3, frame), (2,)) for frame in range(1, 7)]
     region, boundary = (statistics([scores[measure][0] for scores in frames]) for measure in (0, 1))
-    assert alone.objects[3, 2] == {
+    fractions = {
         "J&F": (region.mean + boundary.mean) / 2,
         "J": region.mean,
         "F": boundary.mean,
@@ -51,14 +61,42 @@ def test_averages_over_frames_then_objects(alone):
         "F_recall": boundary.recall,
         "F_decay": boundary.decay,
     }
-    for key in KEYS:
+    found = alone.objects[3, 2]
+    assert {key: found[key] for key in fractions} == {key: 100 * value for key, value in fractions.items()}
+    for key in MEANS:
         assert alone.sequences[3][key] == pytest.approx((alone.objects[3, 1][key] + alone.objects[3, 2][key]) / 2)
         assert alone.summary[key] == pytest.approx(np.mean([row[key] for row in alone.objects.values()]))
+    assert alone.summary["switches"] == sum(row["switches"] for row in alone.objects.values())
+    assert alone == summarize({sequence: rows(sequence) for sequence in range(4)})
 
 
 def test_order_and_repetition_change_no_bit(alone):
     metric = RegionBoundary()
     score(metric, [3, 1, 0, 3, 2, 1])
+    assert as_text(metric.compute()) == as_text(alone)
+    shuffled = RegionBoundary()
+    for sequence in (2, 0, 3, 1):
+        shuffled.update(sequence, np.random.default_rng(sequence).permutation(rows(sequence)))
+    assert as_text(shuffled.compute()) == as_text(alone)
+
+
+def test_which_of_two_scores_of_a_frame_counts_is_not_for_the_order_to_say():
+    """Two processes may differ in the last bit; whichever comes first, the result is one."""
+    first, second = rows(0), rows(0)
+    second[:, Column.REGION] = np.flip(second[:, Column.REGION])
+    results = []
+    for order in ((first, second), (second, first)):
+        metric = RegionBoundary()
+        for table in order:
+            metric.update(0, table)
+        results.append(as_text(metric.compute()))
+    assert results[0] == results[1]
+
+
+def test_a_sequence_without_anything_to_score_changes_nothing(alone):
+    metric = RegionBoundary()
+    score(metric, range(4))
+    metric.update(9, SequenceScorer(Plan((), {1: set()})).rows())
     assert as_text(metric.compute()) == as_text(alone)
 
 
@@ -69,7 +107,8 @@ def test_reset_forgets_and_nothing_scored_is_nan(alone):
     with pytest.warns(UserWarning, match="before the ``update``"):
         scores = metric.compute()
     assert set(scores.summary) == KEYS
-    assert all(math.isnan(value) for value in scores.summary.values())
+    assert all(math.isnan(scores.summary[key]) for key in MEANS)
+    assert scores.summary["switches"] == 0
     assert (scores.objects, scores.sequences) == ({}, {})
     metric.reset()
     score(metric, range(4))
@@ -82,6 +121,7 @@ def test_half_precision_keeps_every_bit(alone):
     score(metric, range(2))
     torch.nn.ModuleList([metric]).to(torch.bfloat16)
     score(metric, range(2, 4))
+    assert all(table.dtype == torch.int64 for table in metric.rows)
     assert as_text(metric.compute()) == as_text(alone)
 
 
@@ -115,7 +155,7 @@ def test_two_processes_equal_one(alone, tmp_path):
     for rank in (0, 1):
         results = json.loads((tmp_path / f"{rank}.json").read_text())
         assert results[:-1] == [as_text(alone)] * (len(shares) - 1)
-        assert results[-1].count("NaN") == len(KEYS)
+        assert results[-1].count("NaN") == len(MEANS)
 
 
 def share_the_work(folder, shares, rank):
