@@ -131,6 +131,11 @@ def score(
     ]
     list_of_tags = _named_or_beside(tags, root / "tags.json")
     tagged = read_tags(list_of_tags) if list_of_tags else {}
+    if tags is not None and not any(name in names for places in tagged.values() for name, _ in places):
+        raise ConfigError(
+            f"{tags} has tags for none of the {len(names)} sequences that are scored\n"
+            f"  expected names such as {names[0]}"
+        )
     total, done = sum(len(job.truth.frames) for job in jobs), 0
 
     def count(frames_done: int) -> None:

@@ -186,8 +186,8 @@ def _strangers(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) -
                 Problem(ProblemKind.LATE_OBJECT, job.name, names[frame], reason, "it is not scored") for frame in frames
             )
     for object_id, frames in scorer.extra().items():
-        if object_id in scorer.unplanned and job.rule == "davis":
-            continue  # said above
+        if object_id in scorer.unplanned:
+            continue  # the truth knows it, though it is not scored
         reason = f"the prediction shows object {object_id}, of which the truth knows nothing"
         yield from (
             Problem(ProblemKind.EXTRA_OBJECT, job.name, names[frame], reason, "its pixels are background")
@@ -212,7 +212,8 @@ def _left_out(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) ->
     for object_id, frames in scorer.unplanned.items():
         add(frames, (object_id,), "not in the first mask" if job.rule == "davis" else "not listed")
     for object_id, frames in scorer.extra().items():
-        add(frames, (object_id,), "predicted, but unknown to the truth")
+        if object_id not in scorer.unplanned:
+            add(frames, (object_id,), "predicted, but unknown to the truth")
     if plan.objects is None:
         for object_id in np.unique(rows[:, Column.OBJECT]).tolist():
             since = rows[rows[:, Column.OBJECT] == object_id, Column.FRAME].min()

@@ -40,7 +40,8 @@ def objects_under(
         (N,) ids in the order of `object_ids`; 0 where the object is lost.
 
     Example:
-         = np.array([[2, 2, 0, 1]]), np.array([[1, 1, 2, 2]])
+        >>> from lightning_vos.metrics.functional import object_scores
+        >>> prediction, truth = np.array([[2, 2, 0, 1]]), np.array([[1, 1, 2, 2]])
         >>> objects_under(prediction, truth, (1, 2), object_scores(prediction, truth, (1, 2)))
         array([2, 1])
     """
