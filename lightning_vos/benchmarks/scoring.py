@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from lightning_vos.errors import ConfigError
+from lightning_vos.errors import ConfigError, UserError
 
 TOOLS = {"vos-benchmark": "vos_benchmark", "davis2017-evaluation": "davis2017"}
 """Tools of others -> the package that shows whether one is installed."""
@@ -83,8 +83,9 @@ def _in_fresh_process(words: list[str]) -> Any:
     try:
         return json.loads(lines[-1])
     except (IndexError, ValueError) as error:
-        said = (finished.stderr.strip() or finished.stdout.strip() or "nothing").splitlines()[-1]
-        raise ConfigError(f"{words[0]} could not score {words[2]} against {words[1]}: {said}") from error
+        said = (finished.stderr.strip() or finished.stdout.strip() or "nothing").splitlines()
+        last = said[-1:] if any("Traceback" in line for line in said) else said[-6:]
+        raise ConfigError(f"{words[0]} could not score {words[2]} against {words[1]}: " + "\n".join(last)) from error
 
 
 def _ours(ground_truth: Path, prediction: Path, protocol: str, workers: int) -> tuple[int, float]:
@@ -164,4 +165,7 @@ def _main(tool: str, ground_truth: Path, prediction: Path, protocol: str, worker
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    try:
+        _main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    except UserError as error:
+        sys.exit(str(error))

@@ -7,18 +7,21 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lightning_vos.errors import ConfigError
 from lightning_vos.evaluation.problems import summarize_problems
 from lightning_vos.evaluation.protocols import Frames
 from lightning_vos.evaluation.scores import Scores, score_table
 from lightning_vos.evaluation.scoring import Protocol, score
 
 _SHOWN = 20  # problems on the terminal; the JSON and the CSV have all
+_PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False}  # names may hold brackets
 _OWN_COLUMNS = ("J&F", "J", "F", "switches")  # shown in the table already
 
 
@@ -32,18 +35,18 @@ def show(scores: Scores, console: Console) -> None:
         console.print(_category_table(scores.categories))
     shown = _OWN_COLUMNS if scores.sequences else ()
     numbers = [f"{name} {_number(value)}" for name, value in scores.summary.items() if name not in shown]
-    console.print(", ".join(numbers), highlight=False, style="bold", soft_wrap=True)
-    console.print(f"{scores.protocol}, in percent: {scores.variant}", highlight=False, soft_wrap=True)
+    console.print(", ".join(numbers), style="bold", **_PLAIN)
+    console.print(f"{scores.protocol}, in percent: {scores.variant}", **_PLAIN)
     reasons = Counter[str]()
     for item in scores.left_out:
         reasons[item.reason] += max(len(item.frames), 1) if item.sequence else 0
     for reason, count in reasons.items():
-        console.print(f"Left out: {f'{count} times ' if count else ''}{reason}", highlight=False, soft_wrap=True)
+        console.print(f"Left out: {reason}{f' ({count})' if count else ''}", **_PLAIN)
     if scores.problems:
-        console.print(f"Forgiven, {len(scores.problems)} problems:", style="yellow")
-        lines = summarize_problems(scores.problems)
+        console.print(f"Forgiven: {len(scores.problems)} times", style="yellow")
+        lines = summarize_problems(scores.problems, remedies=True)
         for line in lines[:_SHOWN]:
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, **_PLAIN)
         if len(lines) > _SHOWN:
             console.print(f"  ... and {len(lines) - _SHOWN} lines more: --json, --csv")
 
@@ -52,7 +55,7 @@ def _category_table(categories: Mapping[str, Mapping[str, float]]) -> Table:
     columns = list(dict.fromkeys(name for row in categories.values() for name in row))
     table = Table("class", *(f"{name} %" for name in columns))
     for category, row in categories.items():
-        table.add_row(category, *(_number(row.get(name, math.nan)) for name in columns))
+        table.add_row(escape(category), *(_number(row.get(name, math.nan)) for name in columns))
     return table
 
 
@@ -69,6 +72,10 @@ def main(args: list[str]) -> None:
         UserError: The truth or the results cannot be scored.
     """
     words = _parser().parse_args(args)
+    if words.json is not None and words.json.is_dir():
+        raise ConfigError(f"--json {words.json} is a folder; expected the name of a file to write")
+    if words.csv is not None and words.csv.exists() and not words.csv.is_dir():
+        raise ConfigError(f"--csv {words.csv} is a file; expected the name of a folder to write to")
     progress_console = Console(stderr=True)
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeRemainingColumn())
     with Progress(*columns, console=progress_console, disable=not progress_console.is_terminal, transient=True) as bar:
@@ -92,10 +99,10 @@ def main(args: list[str]) -> None:
     show(scores, console)
     if words.json is not None:
         scores.write_json(words.json)
-        console.print(f"Wrote {words.json}", highlight=False, soft_wrap=True)
+        console.print(f"Wrote {words.json}", **_PLAIN)
     if words.csv is not None:
         scores.write_csv(words.csv)
-        console.print(f"Wrote the tables in {words.csv}", highlight=False, soft_wrap=True)
+        console.print(f"Wrote the tables in {words.csv}", **_PLAIN)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,13 +148,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tags", type=Path, metavar="FILE", help="scores by tag: tags.json, or a CSV sequence,tag")
     parser.add_argument(
-        "--classes", default="voc", metavar="NAME|FILE", help="semantic: voc, coco, ade20k or a file of class names"
+        "--classes", metavar="NAME|FILE", help="semantic: voc (the default), coco, ade20k or a file of class names"
     )
     parser.add_argument(
         "--absent",
         choices=("counted", "skipped"),
-        default="counted",
-        help="semantic: whether classes that only the prediction has count as 0 in the mean",
+        help="semantic: whether classes that only the prediction has count as 0 in the mean (counted)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything, down to each frame")
     parser.add_argument("--csv", type=Path, metavar="DIR", help="write a CSV a table")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Literal
 
 from lightning_vos.errors import DatasetNotFoundError
 from lightning_vos.evaluation.meta import not_as_expected, read_json, read_youtube_vos_meta
 
-Tagged = Mapping[str, Sequence[tuple[str, int | None]]]
+Tagged = Mapping[str, Set[tuple[str, int | None]]]
 """Tag -> the sequences, or the objects of sequences, that show it."""
 
 
@@ -69,14 +69,14 @@ def read_tags(file: Path) -> Tagged:
     Raises:
         DatasetNotFoundError: The file is not there, or not of that form.
     """
-    tagged: dict[str, list[tuple[str, int | None]]] = {}
+    tagged: dict[str, set[tuple[str, int | None]]] = {}
     if file.suffix == ".json":
         content = read_json(file, "the tags of each sequence")
         if not isinstance(content, dict) or not all(isinstance(tags, list) for tags in content.values()):
-            raise not_as_expected(file, 'something else than {"sequence": ["tag", ...], ...}')
+            raise not_as_expected(file, "something else", 'Write {"<sequence>": ["<tag>", ...], ...}.')
         for name, tags in content.items():
             for tag in tags:
-                tagged.setdefault(str(tag), []).append((name, None))
+                tagged.setdefault(str(tag), set()).add((name, None))
         return tagged
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
@@ -87,7 +87,9 @@ def read_tags(file: Path) -> Tagged:
         object_id = row.get("object") or None
         if not row.get("sequence") or not row.get("tag") or (object_id is not None and not object_id.isdecimal()):
             raise not_as_expected(
-                file, f"line {number} without a sequence and a tag, or with an object that is no number"
+                file,
+                f"line {number} without a sequence and a tag, or with an object that is no number",
+                "Write a CSV with the columns sequence, tag and, for tags of single objects, object.",
             )
-        tagged.setdefault(row["tag"], []).append((row["sequence"], None if object_id is None else int(object_id)))
+        tagged.setdefault(row["tag"], set()).add((row["sequence"], None if object_id is None else int(object_id)))
     return tagged

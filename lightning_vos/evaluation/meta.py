@@ -157,6 +157,6 @@ def require_plain_names(file: Path, names: Iterable[str]) -> None:
             raise not_as_expected(file, f"the name {name!r}, expected plain names without slashes")
 
 
-def not_as_expected(file: Path, found: str) -> DatasetNotFoundError:
-    """The error for a file of a dataset that is there, but not as the dataset ships it."""
-    return DatasetNotFoundError(f"{file} is not as expected\n  found {found}\nGet the file of the dataset again.")
+def not_as_expected(file: Path, found: str, advice: str = "Get the file of the dataset again.") -> DatasetNotFoundError:
+    """The error for a file that is there, but not as the dataset ships it, or not as a person was told to write it."""
+    return DatasetNotFoundError(f"{file} is not as expected\n  found {found}\n{advice}")

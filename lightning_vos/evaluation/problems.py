@@ -24,7 +24,6 @@ class ProblemKind(StrEnum):
     EXTRA_OBJECT = "extra object"  # its pixels are background
     UNKNOWN_CLASS = "value of no class"  # its pixels are missed by their true class and count for no other
     LATE_OBJECT = "object that appears late"  # it is not scored
-    WRONG_FRAME_LIST = "wrong list of frames"  # the frames that there are count, the others are not scored
     TOO_FEW_FRAMES = "too few frames"  # the sequence is left out
     # Of submissions, in which nothing is forgiven; what `youtube_vis` forgives of results says how:
     EXTRA_SEQUENCE = "extra sequence"  # its results are left out
@@ -65,16 +64,22 @@ class ScoringError(UserError):
         super().__init__("\n".join([what, *lines[:_SHOWN], *more, advice]))
 
 
-def summarize_problems(problems: Iterable[Problem]) -> list[str]:
-    """One line for all frames of a sequence that have the same thing wrong with them."""
+def summarize_problems(problems: Iterable[Problem], *, remedies: bool = False) -> list[str]:
+    """One line for all frames of a sequence that have the same thing wrong with them.
+
+    Args:
+        problems: The problems.
+        remedies: Whether lines say what leniency does about them.
+    """
     groups: dict[tuple[str, ProblemKind, str], list[str]] = {}
     for problem in problems:
-        frames = groups.setdefault((problem.sequence, problem.kind, problem.reason), [])
+        reason = f"{problem.reason}; {problem.remedy}" if remedies else problem.reason
+        frames = groups.setdefault((problem.sequence, problem.kind, reason), [])
         if problem.frame is not None:
             frames.append(problem.frame)
     lines = []
     for (sequence, kind, reason), frames in groups.items():
         named = ", ".join(frames[:_NAMES]) + (f", ... ({len(frames)} frames)" if len(frames) > _NAMES else "")
         place = " ".join(part for part in (sequence, named) if part)
-        lines.append(f"  {place}: {kind}: {reason}")
+        lines.append("  " + ": ".join(part for part in (place, kind, reason) if part))
     return lines

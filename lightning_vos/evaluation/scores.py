@@ -142,14 +142,16 @@ def score_table(title: str, rows: Mapping[str, Mapping[str, float]], total: tupl
         rows: Name -> measures, in percent.
         total: Name and measures of all together.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     def cells(row: Mapping[str, float]) -> list[str]:
-        return [*(f"{row[column]:.1f}" for column in ("J&F", "J", "F")), str(row["switches"])]
+        numbers = (row[column] for column in ("J&F", "J", "F"))
+        return [*("-" if math.isnan(number) else f"{number:.1f}" for number in numbers), str(row["switches"])]
 
     table = Table(title, "J&F %", "J %", "F %", "switches")
     for name, row in rows.items():
-        table.add_row(name, *cells(row))
+        table.add_row(escape(name), *cells(row))
     table.add_section()
     table.add_row(total[0], *cells(total[1]), style="bold")
     return table

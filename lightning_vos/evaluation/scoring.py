@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -48,7 +48,7 @@ _Pairs = Mapping[str, tuple[MaskSequence, MaskSequence]]  # sequence -> truth an
 class _Work(NamedTuple):
     jobs: list[SequenceJob]
     variant: str  # what is scored, in a sentence or two
-    problems: list[Problem]
+    left_out: list[LeftOut]
 
 
 def score(
@@ -62,8 +62,8 @@ def score(
     frames: Frames | None = None,
     unseen: Path | str | None = None,
     tags: Path | str | None = None,
-    classes: str | Sequence[str] = "voc",
-    absent: Literal["counted", "skipped"] = "counted",
+    classes: str | Sequence[str] | None = None,
+    absent: Literal["counted", "skipped"] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Score results against the truth, as the benchmark's own tool does.
@@ -97,7 +97,9 @@ def score(
         UserError: The truth is not there, or broken, or an argument does not belong to the protocol.
     """
     ground_truth, prediction = Path(ground_truth), Path(prediction)
-    _check_arguments(protocol, workers, frames, unseen)
+    if protocol not in get_args(Protocol):
+        raise ConfigError(f"There is no protocol {protocol!r}.\n  expected one of {', '.join(get_args(Protocol))}")
+    _check_arguments(protocol, workers, frames=frames, unseen=unseen, tags=tags, classes=classes, absent=absent)
     if protocol == "youtube_vis":
         from lightning_vos.evaluation.youtube_vis import score_youtube_vis
 
@@ -108,28 +110,36 @@ def score(
         return score_semantic(
             ground_truth,
             prediction,
-            classes=classes,
-            absent=absent,
+            classes=classes or "voc",
+            absent=absent or "counted",
             strict=strict,
-            names=None if split is None else Path(split),
+            split=split,
             workers=workers or 1,
         )
-    root, truth = _truth(ground_truth, protocol)
-    names = _names(root, truth, split, protocol)
+    truth, folders = _truth(ground_truth, protocol)
+    names, which = _names(folders, truth, split, protocol)
     predicted = find_sequences(prediction)
-    jobs, variant, problems = _work(protocol, root, {name: truth[name] for name in names}, predicted, frames, unseen)
     missing = [name for name in names if name not in predicted]
     reason = f"no masks of it in {prediction}"
-    problems += [
+    problems = [
         Problem(ProblemKind.MISSING_SEQUENCE, name, None, reason, "the sequence is left out") for name in missing
     ]
-    left_out = [LeftOut(name, (), (), reason) for name in missing]
+    if len(missing) == len(names):
+        found = ", ".join(list(predicted)[:6]) + (", ..." if len(predicted) > 6 else "")
+        raise ScoringError(
+            f"{prediction} holds no sequence of the truth, {ground_truth}: it has {found}",
+            problems,
+            "Name the results that belong to this truth.",
+        )
+    pairs = {name: (truth[name], predicted[name]) for name in names if name in predicted}
+    jobs, variant, left_out = _work(protocol, folders, pairs, frames, unseen)
+    left_out += [LeftOut(name, (), (), reason) for name in missing]
     left_out += [
         LeftOut(name, (), (), "predicted, but not in the split" if name in truth else "predicted, but without truth")
         for name in predicted
         if name not in names
     ]
-    list_of_tags = _named_or_beside(tags, root / "tags.json")
+    list_of_tags = Path(tags) if tags is not None else _beside(folders, "tags.json")
     tagged = read_tags(list_of_tags) if list_of_tags else {}
     if tags is not None and not any(name in names for places in tagged.values() for name, _ in places):
         raise ConfigError(
@@ -149,63 +159,75 @@ def score(
     problems += [problem for outcome in outcomes for problem in outcome.problems]
     if strict and problems:
         raise ScoringError(
-            f"{prediction} cannot be scored as it is by {protocol}:",
+            f"{prediction} cannot be scored as it is against {ground_truth} by {protocol}:",
             problems,
             "Mend it, or have it forgiven and told in the report: strict=False, on the command line --lenient.",
         )
     left_out += [item for outcome in outcomes for item in outcome.left_out]
-    return _scores(protocol, variant, outcomes, tagged, left_out, problems)
+    return _scores(protocol, variant + which, outcomes, tagged, left_out, problems)
 
 
-def _check_arguments(protocol: str, workers: int | None, frames: str | None, unseen: Path | str | None) -> None:
-    if protocol not in get_args(Protocol):
-        raise ConfigError(f"There is no protocol {protocol!r}.\n  expected one of {', '.join(get_args(Protocol))}")
+_TAKEN = {
+    "frames": ("vos_benchmark", "youtube_vos"),
+    "unseen": ("youtube_vos", "lvos"),
+    "tags": ("davis2016", "davis2017", "vos_benchmark", "youtube_vos", "lvos", "long_time_video"),
+    "classes": ("semantic",),
+    "absent": ("semantic",),
+}
+"""Argument -> the protocols that take it."""
+
+
+def _check_arguments(protocol: str, workers: int | None, **given: object) -> None:
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more processes")
-    of_protocol: dict[str, tuple[str, ...]] = {"vos_benchmark": ("inner", "all"), "youtube_vos": get_args(Frames)}
-    choices = of_protocol.get(protocol, ())
+    for name, value in given.items():
+        if value is not None and protocol not in _TAKEN[name]:
+            raise ConfigError(f"{name} is given, but {protocol} does not take it\n  {', '.join(_TAKEN[name])} would")
+    frames = given["frames"]
+    choices = ("inner", "all") if protocol == "vos_benchmark" else get_args(Frames)
     if frames is not None and frames not in choices:
-        expected = (
-            f"one of {', '.join(choices)}" if choices else "nothing: this protocol says itself which frames count"
-        )
-        raise ConfigError(f"frames is {frames!r} with the protocol {protocol}\n  expected {expected}")
-    if unseen is not None and protocol not in ("youtube_vos", "lvos"):
-        raise ConfigError(f"unseen is given, but {protocol} does not tell seen from unseen; youtube_vos and lvos do.")
+        raise ConfigError(f"frames is {frames!r} with the protocol {protocol}\n  expected one of {', '.join(choices)}")
 
 
-def _truth(path: Path, protocol: Protocol) -> tuple[Path, dict[str, MaskSequence]]:
-    """The folder with the lists of the dataset, and the true masks of its sequences."""
+def _truth(path: Path, protocol: Protocol) -> tuple[dict[str, MaskSequence], list[Path]]:
+    """The true masks of all sequences, and the folders in which the dataset may have its lists, the nearest first."""
     # Some copies of DAVIS keep the masks of both years side by side.
     layouts = ("Annotations_2017/480p", *LAYOUTS) if protocol == "davis2017" else LAYOUTS
     truth = find_sequences(path, layouts)
-    for folder in (path, path.parent, path.parent.parent):
-        if any(folder.glob("*meta*.json")) or (folder / "ImageSets").is_dir() or (folder / "tags.json").is_file():
-            return folder, truth
-    return path, truth
+    source = next(iter(truth.values())).source.resolve()
+    # The lists lie beside a zip, or at most two folders above those of the sequences: DAVIS/Annotations/480p.
+    return truth, [source.parent] if source.is_file() else list(source.parents)[:3]
 
 
-def _names(root: Path, truth: Mapping[str, MaskSequence], split: str | None, protocol: Protocol) -> list[str]:
-    """The sequences to score."""
+def _beside(folders: Sequence[Path], pattern: str) -> Path | None:
+    """The first file of that name beside the truth."""
+    return next((file for folder in folders for file in sorted(folder.glob(pattern)) if file.is_file()), None)
+
+
+def _names(
+    folders: Sequence[Path], truth: Mapping[str, MaskSequence], split: str | None, protocol: Protocol
+) -> tuple[list[str], str]:
+    """The sequences to score, and in words which they are."""
     if split in ("holdout_val", "holdout_train"):
         names = [name for name in truth if is_held_out(name) == (split == "holdout_val")]
         if not names:
             raise DatasetNotFoundError(f"None of the {len(truth)} sequences of the truth is in {split}.")
-        return names
-    lists = root / "ImageSets" / ("2016" if protocol == "davis2016" else "2017")
-    source = lists / f"{split or 'val'}.txt"
-    if protocol == "long_time_video":
-        source = root / "ImageSets" / f"{split or 'val'}.txt"
-    if split is not None and not source.is_file():
+        return names, f" {len(names)} of {len(truth)} sequences: {split}."
+    year = {"davis2016": "2016/", "davis2017": "2017/"}.get(protocol, "")
+    source = None
+    if split is not None or protocol in ("davis2016", "davis2017", "long_time_video"):
+        source = _beside(folders, f"ImageSets/{year}{split or 'val'}.txt")
+    if split is not None and source is None:
         source = Path(split)
         if not source.is_file():
-            there = sorted(path.stem for path in lists.glob("*.txt")) if lists.is_dir() else []
+            lists = [file for folder in folders for file in folder.glob(f"ImageSets/{year}*.txt")]
             raise DatasetNotFoundError(
-                f"There is no split {split!r}: no such file, and no such list in {lists}\n"
-                f"  lists there: {', '.join(there) or 'none'}\n"
+                f"There is no split {split!r}: no such file, and no such list beside the truth\n"
+                f"  lists there: {', '.join(sorted(file.stem for file in lists)) or 'none'}\n"
                 "Name one of them, a file with one sequence name a line, holdout_val or holdout_train."
             )
-    if not source.is_file() or (split is None and protocol not in ("davis2016", "davis2017", "long_time_video")):
-        return list(truth)
+    if source is None:
+        return list(truth), f" {len(truth)} sequence{'s' if len(truth) > 1 else ''}."
     names = read_names(source, "one sequence name a line")
     lacking = [name for name in names if name not in truth]
     if lacking or not names:
@@ -215,19 +237,13 @@ def _names(root: Path, truth: Mapping[str, MaskSequence], split: str | None, pro
             f"  found the masks of {', '.join(list(truth)[:6])}{', ...' if len(truth) > 6 else ''}\n"
             "Name the folder of the truth that belongs to the list, or another list: split, --split."
         )
-    return names
+    return names, f" {len(names)} of {len(truth)} sequences: {source}."
 
 
 def _work(
-    protocol: Protocol,
-    root: Path,
-    truth: Mapping[str, MaskSequence],
-    predicted: Mapping[str, MaskSequence],
-    frames: Frames | None,
-    unseen: Path | str | None,
+    protocol: Protocol, folders: Sequence[Path], pairs: _Pairs, frames: Frames | None, unseen: Path | str | None
 ) -> _Work:
     """What to score of the sequences that have results."""
-    pairs = {name: (masks, predicted[name]) for name, masks in truth.items() if name in predicted}
     if protocol in ("davis2016", "davis2017", "long_time_video"):
         binary = protocol != "davis2017"
         jobs = [
@@ -240,71 +256,88 @@ def _work(
         jobs = [SequenceJob(name, *pair, rule=rule, listed={}, groups={}) for name, pair in pairs.items()]
         return _Work(jobs, _VARIANTS[rule], [])
     if protocol == "youtube_vos":
-        return _youtube_vos(root, pairs, frames or "listed", unseen)
-    return _lvos(root, pairs, unseen)
+        return _youtube_vos(folders, pairs, frames or "listed", unseen)
+    return _lvos(folders, pairs, unseen)
 
 
-def _youtube_vos(root: Path, pairs: _Pairs, frames: Frames, unseen: Path | str | None) -> _Work:
-    meta_file = root / "meta.json"
+def _youtube_vos(folders: Sequence[Path], pairs: _Pairs, frames: Frames, unseen: Path | str | None) -> _Work:
+    meta_file = _beside(folders, "meta.json") or folders[-1] / "meta.json"
     meta = read_youtube_vos_meta(meta_file)
     _require_videos(meta_file, meta, pairs)
-    list_of_unseen = _named_or_beside(unseen, root / "unseen.json")
+    list_of_unseen = Path(unseen) if unseen is not None else _beside(folders, "unseen.json")
     is_unseen = read_unseen(list_of_unseen, "category") if list_of_unseen else None
     jobs = []
     for name, pair in pairs.items():
-        listed = {object_id: entry.frames[1:] for object_id, entry in meta[name].items()}
+        _require_masks(name, pair[0], {frame for entry in meta[name].values() for frame in entry.frames}, meta_file)
         groups = {}
         if is_unseen is not None:
             for object_id, entry in meta[name].items():
                 if entry.category is None:
                     raise not_as_expected(meta_file, f"no category of object {object_id} in video {name}")
                 groups[object_id] = Group.UNSEEN if is_unseen(entry.category) else Group.SEEN
+        listed = {object_id: entry.frames[1:] for object_id, entry in meta[name].items()}
         jobs.append(SequenceJob(name, *pair, rule=frames, listed=listed, groups=groups))
+    _require_groups(jobs, unseen)
     grouped = _GROUPED.format("categories", "G") if is_unseen else _UNGROUPED.format("categories")
     return _Work(jobs, _VARIANTS[frames] + grouped, [])
 
 
-def _lvos(root: Path, pairs: _Pairs, unseen: Path | str | None) -> _Work:
+def _lvos(folders: Sequence[Path], pairs: _Pairs, unseen: Path | str | None) -> _Work:
     # Version 1 has a second meta file with expressions, version 2 one with attributes.
-    files = [p for p in sorted(root.glob("*_meta.json")) if not p.stem.endswith("expression_meta")]
-    meta_file = files[0] if files else root / "valid_meta.json"
+    meta_file = _beside(folders, "*[!n]_meta.json") or folders[-1] / "valid_meta.json"
     meta = read_lvos_meta(meta_file)
     _require_videos(meta_file, meta, pairs)
-    list_of_unseen = _named_or_beside(unseen, root / "unseen_videos.txt")
+    list_of_unseen = Path(unseen) if unseen is not None else _beside(folders, "unseen_videos.txt")
     is_unseen = read_unseen(list_of_unseen, "video") if list_of_unseen else None
-    jobs, problems = [], []
+    jobs, left_out = [], []
     for name, pair in pairs.items():
         by_number = {int(frame): frame for frame in pair[0].frames if frame.isdecimal()}
         listed, groups = {}, {}
         for object_id, entry in meta[name].items():
-            if len(entry.scored) < entry.frame_nums - 2:
-                reason = (
-                    f"{meta_file.name} counts {entry.frame_nums} frames of object {object_id},"
-                    f" its range holds {len(entry.scored)}"
-                )
-                remedy = "the frames of the range are scored; the official tool takes 0 for the others"
-                problems.append(Problem(ProblemKind.WRONG_FRAME_LIST, name, None, reason, remedy))
             listed[object_id] = [by_number.get(number, f"{number:08}") for number in entry.scored]
+            lacking = entry.frame_nums - 2 - len(entry.scored)
+            if lacking > 0:
+                reason = (
+                    f"frames that {meta_file.name} counts beyond the object's range; the official tool takes 0 for each"
+                )
+                left_out.append(LeftOut(name, (), (object_id,), f"{lacking} {reason}"))
             if is_unseen is not None:
                 groups[object_id] = Group.UNSEEN if is_unseen(name) else Group.SEEN
+        _require_masks(name, pair[0], {frame for frames in listed.values() for frame in frames}, meta_file)
         jobs.append(SequenceJob(name, *pair, rule="listed", listed=listed, groups=groups))
+    _require_groups(jobs, unseen)
     grouped = (
         _GROUPED.format("videos", "J&F") + " (LVOS v2)" if is_unseen else _UNGROUPED.format("videos") + " (LVOS v1)"
     )
-    return _Work(jobs, _VARIANTS["lvos"] + grouped, problems)
+    return _Work(jobs, _VARIANTS["lvos"] + grouped, left_out)
+
+
+def _require_masks(name: str, truth: MaskSequence, listed: Set[str], meta_file: Path) -> None:
+    """Refuse a truth that is none: of splits with hidden truth only masks of first appearances are public."""
+    missing = sorted(listed - truth.frames.keys())
+    if missing:
+        raise DatasetNotFoundError(
+            f"The truth of {name} is not complete: {truth.source}\n"
+            f"  found {len(truth.frames)} masks, but none of {', '.join(missing[:3])}\n"
+            f"  expected one for each of the {len(listed)} frames that {meta_file} lists for its objects\n"
+            "Where only masks of first appearances are public (YouTube-VOS valid) the server alone can score: see\n"
+            "lightning_vos submission. Score training videos that were held out instead: --split holdout_val."
+        )
+
+
+def _require_groups(jobs: Sequence[SequenceJob], unseen: Path | str | None) -> None:
+    groups = {group for job in jobs for group in job.groups.values()}
+    if unseen is not None and len(groups) == 1:
+        raise ConfigError(
+            f"{unseen} makes everything that is scored {next(iter(groups)).name.lower()}, so there are no two groups.\n"
+            "Name a list of what is unseen in this truth, or none for plain means."
+        )
 
 
 def _require_videos(file: Path, meta: Collection[str], names: Iterable[str]) -> None:
     for name in names:
         if name not in meta:
             raise not_as_expected(file, f"no objects, by their ids, of video {name}")
-
-
-def _named_or_beside(named: Path | str | None, beside: Path) -> Path | None:
-    """The file that was named, or the one beside the truth if it is there."""
-    if named is not None:
-        return Path(named)
-    return beside if beside.is_file() else None
 
 
 def _scores(
@@ -324,12 +357,11 @@ def _scores(
             frames[outcome.name, object_id] = ObjectFrames(
                 names, values(rows, Column.REGION), values(rows, Column.BOUNDARY)
             )
-    tags = {
-        tag: {"objects": len(members), **mean_of_objects(members)}
-        for tag, places in sorted(tagged.items())
-        if (members := [row for (name, k), row in averaged.objects.items() if {(name, k), (name, None)} & set(places)])
-    }
-
+    tags = {}
+    for tag, places in sorted(tagged.items()):
+        members = [row for (name, k), row in averaged.objects.items() if (name, k) in places or (name, None) in places]
+        if members:
+            tags[tag] = {"objects": len(members), **mean_of_objects(members)}
     summary = averaged.summary
     if protocol == "youtube_vos" and "J_seen" in summary:
         summary = {"G": summary["J&F"], **summary}

@@ -109,7 +109,7 @@ def score_semantic(
     classes: str | Sequence[str] = "voc",
     absent: Literal["counted", "skipped"] = "counted",
     strict: bool = True,
-    names: Path | None = None,
+    split: str | None = None,
     workers: int = 1,
 ) -> Scores:
     """Score label maps with mIoU, as on PASCAL VOC.
@@ -128,8 +128,8 @@ def score_semantic(
             it. Published evaluations differ. Classes in neither are skipped always.
         strict: Refuse results with anything wrong, after all of it was found. Otherwise a missing or unreadable image
             is taken as 0 everywhere, another size is resized to the nearest pixel, and `Scores.problems` says so.
-        names: A list of the images to score, one a line, by name or by paths of image and mask. Without it: `val.txt`
-            of VOC2012, else all of the truth.
+        split: The images to score: a list in VOC2012's `ImageSets/Segmentation` by its name, or a file with an image a
+            line, by name or by paths of image and mask. Without it: `val` of VOC2012, else all of the truth.
         workers: Processes that read and count.
 
     Returns:
@@ -143,7 +143,7 @@ def score_semantic(
         ScoringError: The predictions cannot be scored.
     """
     class_set = _class_set(classes)
-    truth, wanted = _truth(ground_truth, names)
+    truth, wanted = _truth(ground_truth, split)
     predicted = _images(prediction)
     if not any(name in predicted.frames for name in wanted):
         raise ScoringError(
@@ -158,7 +158,7 @@ def score_semantic(
         raise ScoringError(
             f"Predictions that cannot be scored as they are: {prediction}",
             problems,
-            "Mend them, or score without being strict, which the report then says.",
+            "Mend them, or have it forgiven and told in the report: strict=False, on the command line --lenient.",
         )
     extra = sorted(set(predicted.frames) - set(wanted))
     summary, categories = _measures(counts, class_set, absent)
@@ -239,7 +239,7 @@ def _files(path: Path) -> list[str]:
         return [member.name for member in archive if member.isfile()]
 
 
-def _truth(path: Path, names: Path | None) -> tuple[MaskSequence, list[str]]:
+def _truth(path: Path, split: str | None) -> tuple[MaskSequence, list[str]]:
     """The label maps of the truth and the images to score, each once."""
     if not path.is_dir():
         raise DatasetNotFoundError(
@@ -249,8 +249,10 @@ def _truth(path: Path, names: Path | None) -> tuple[MaskSequence, list[str]]:
         )
     roots = (path, path / "VOC2012", path / "VOCdevkit" / "VOC2012")
     root = next((root for root in roots if (root / "ImageSets" / "Segmentation").is_dir()), None)
+    names = None if split is None else Path(split)
     if root is not None:
-        names = names or root / "ImageSets" / "Segmentation" / "val.txt"
+        listed = root / "ImageSets" / "Segmentation" / f"{split or 'val'}.txt"
+        names = listed if names is None or listed.is_file() else names
         plain, augmented = root / "SegmentationClass", root / "SegmentationClassAug"
         path = plain if plain.is_dir() or not augmented.is_dir() else augmented
     truth = _images(path)

@@ -83,10 +83,23 @@ def find_sequences(path: Path, layouts: Sequence[str] = LAYOUTS) -> dict[str, Ma
                 return found
     raise DatasetNotFoundError(
         f"No masks in {path}\n"
-        f"  found {', '.join(below[:6]) or 'no folder'}{', ...' if len(below) > 6 else ''}\n"
+        f"  found {_contents(path, below)}\n"
         f"  expected <sequence>/<frame>.png there, or in one of {', '.join(name for name in layouts if name)}\n"
         "Name the folder (or zip) that holds the folders of the sequences."
     )
+
+
+def _contents(path: Path, below: Sequence[str]) -> str:
+    """What lies where masks were looked for, and what it may be."""
+    if path.is_dir() and any(_is_mask(child.name) for child in path.iterdir()):
+        return "the masks themselves: this is the folder of one sequence, its parent is wanted"
+    runs = [name for name in below if (path / name / "masks").is_dir()]
+    if runs:
+        return f"the folders of several runs: name one of {', '.join(runs[:6])}"
+    found = ", ".join(below[:6]) + (", ..." if len(below) > 6 else "")
+    if path.is_dir() and any(any((path / name).glob("*.jp*g")) for name in below[:1]):
+        return f"{found}, which hold JPEGs: masks are PNGs"
+    return found or "no folder"
 
 
 def _sequences_below(path: Path, layout: str, folders: dict[str, list[str]] | None) -> dict[str, MaskSequence]:
@@ -123,7 +136,7 @@ def _folders_of_zip(path: Path) -> dict[str, list[str]]:
     """Folder -> the names of the PNGs in it."""
     folders: dict[str, list[str]] = {}
     for name in open_zip(path).namelist():
-        member = PurePosixPath(name)
+        member = PurePosixPath(name.replace("\\", "/"))  # as some programs for Windows write it
         # macOS adds its own shadow of every file.
         hidden = any(part.startswith((".", "__MACOSX")) for part in member.parts[:-1])
         if not name.endswith("/") and _is_mask(member.name) and not hidden:

@@ -34,7 +34,7 @@ class SequenceJob:
         truth: Its true masks.
         prediction: Its predicted masks.
         rule: Which objects are scored in which frames, see `protocols`.
-        listed: Object id -> names of its frames, where the rule is `listed`.
+        listed: Object id -> names of its frames, where the rule is `listed`; the truth has them all.
         groups: Object id -> its group, if there are groups.
         binary: Every pixel above 0 is object 1.
         void: Pixels of the truth that are 255 are background.
@@ -87,12 +87,12 @@ def score_sequences(
                 progress(len(outcome.frames))
                 yield outcome
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all: each ends at once and without a word
     cv2.setNumThreads(1)
 
 
@@ -100,7 +100,8 @@ def score_sequence(job: SequenceJob, progress: Callable[[int], None] | None = No
     """Score one sequence, holding one frame of truth and prediction at a time."""
     names = tuple(job.truth.frames)
     first = _truth(job, names[0], None)
-    plan, problems = _plan(job, names, first)
+    plan = _plan(job, names, first)
+    problems: list[Problem] = []
     if not plan.frames and job.rule != "listed":
         reason = f"{len(names)} annotated frame(s), expected at least 3: the first and the last are not scored"
         remedy = "the sequence is left out"
@@ -124,21 +125,13 @@ def score_sequence(job: SequenceJob, progress: Callable[[int], None] | None = No
     return SequenceOutcome(job.name, names, scorer.rows(), problems, _left_out(job, names, scorer))
 
 
-def _plan(job: SequenceJob, names: tuple[str, ...], first: NDArray[np.uint8]) -> tuple[Plan, list[Problem]]:
+def _plan(job: SequenceJob, names: tuple[str, ...], first: NDArray[np.uint8]) -> Plan:
     if job.rule == "davis":
-        return davis_plan(range(len(names)), first), []
+        return davis_plan(range(len(names)), first)
     if job.rule != "listed":
-        return appearing_plan(range(len(names)), job.rule, job.groups), []
+        return appearing_plan(range(len(names)), job.rule, job.groups)
     positions = {name: position for position, name in enumerate(names)}
-    problems = []
-    for object_id, frames in job.listed.items():
-        missing = [frame for frame in frames if frame not in positions]
-        if missing:
-            reason = f"{len(missing)} frames are listed for object {object_id}, but the truth has no masks of them"
-            remedy = "these frames are not scored"
-            problems += [Problem(ProblemKind.WRONG_FRAME_LIST, job.name, name, reason, remedy) for name in missing]
-    there = {k: [positions[name] for name in frames if name in positions] for k, frames in job.listed.items()}
-    return listed_plan(there, job.groups), problems
+    return listed_plan({k: [positions[name] for name in frames] for k, frames in job.listed.items()}, job.groups)
 
 
 def _truth(job: SequenceJob, name: str, size: tuple[int, ...] | None) -> NDArray[np.uint8]:
@@ -147,7 +140,8 @@ def _truth(job: SequenceJob, name: str, size: tuple[int, ...] | None) -> NDArray
     if size is not None and labels.shape != size:
         raise MaskError(
             f"Mask of another size than the first of its sequence, in the ground truth: {where}\n"
-            f"  found {labels.shape[1]}x{labels.shape[0]}, expected {size[1]}x{size[0]} (width x height)."
+            f"  found {labels.shape[1]}x{labels.shape[0]}, expected {size[1]}x{size[0]} (width x height).\n"
+            "The copy of the dataset is damaged: get it again, or leave the sequence out with a --split file."
         )
     if job.binary:
         return (labels > 0).view(np.uint8)
@@ -178,21 +172,22 @@ def _prediction(job: SequenceJob, name: str, size: tuple[int, ...]) -> tuple[NDA
 
 
 def _strangers(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) -> Iterator[Problem]:
-    """Objects of the prediction or the truth that the protocol knows nothing of."""
-    for object_id, frames in scorer.unplanned.items():
-        if job.rule == "davis":
-            reason = f"object {object_id} is in the truth, but not in its first mask, which names the objects to score"
-            yield from (
-                Problem(ProblemKind.LATE_OBJECT, job.name, names[frame], reason, "it is not scored") for frame in frames
-            )
-    for object_id, frames in scorer.extra().items():
-        if object_id in scorer.unplanned:
-            continue  # the truth knows it, though it is not scored
-        reason = f"the prediction shows object {object_id}, of which the truth knows nothing"
-        yield from (
-            Problem(ProblemKind.EXTRA_OBJECT, job.name, names[frame], reason, "its pixels are background")
-            for frame in frames
-        )
+    """Objects that the prediction shows, but that the protocol knows nothing of."""
+    extra = scorer.extra()
+    # Objects of the first or the last frame alone are not scored by vos-benchmark, but known.
+    ends: set[int] = set()
+    if extra and job.rule == "inner":
+        ends = {int(k) for name in (names[0], names[-1]) for k in np.unique(_truth(job, name, None))}
+    for object_id, frames in extra.items():
+        if job.rule == "davis" and object_id in scorer.unplanned:
+            kind, remedy = ProblemKind.LATE_OBJECT, "it is not scored"
+            reason = f"object {object_id} is not in the first mask of the truth, which names the objects to score"
+        elif object_id in scorer.unplanned or object_id in ends:
+            continue
+        else:
+            kind, remedy = ProblemKind.EXTRA_OBJECT, "its pixels are background"
+            reason = f"the prediction shows object {object_id}, of which the truth knows nothing"
+        yield from (Problem(kind, job.name, names[frame], reason, remedy) for frame in frames)
 
 
 def _left_out(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) -> list[LeftOut]:
@@ -213,7 +208,7 @@ def _left_out(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) ->
         add(frames, (object_id,), "not in the first mask" if job.rule == "davis" else "not listed")
     for object_id, frames in scorer.extra().items():
         if object_id not in scorer.unplanned:
-            add(frames, (object_id,), "predicted, but unknown to the truth")
+            add(frames, (object_id,), "predicted, but in no scored frame of the truth")
     if plan.objects is None:
         for object_id in np.unique(rows[:, Column.OBJECT]).tolist():
             since = rows[rows[:, Column.OBJECT] == object_id, Column.FRAME].min()

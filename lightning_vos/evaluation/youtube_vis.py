@@ -277,6 +277,12 @@ def read_ground_truth(path: Path, split: str | None = None) -> GroundTruth:
         raise DatasetNotFoundError(
             f"{file} cannot be read as JSON: {error}\nGet the file of the dataset again."
         ) from error
+    if isinstance(content, list):
+        raise DatasetNotFoundError(
+            f"{file} is a list, as results are, and no ground truth of YouTube-VIS\n"
+            "  expected an object with videos, categories and annotations\n"
+            "Name the ground truth first, then the results."
+        )
     place = "the file"
     try:
         rows = _field(content, "videos", list)

@@ -133,8 +133,8 @@ class SequenceScores(NamedTuple):
 def summarize(tables: Mapping[Any, NDArray[np.int64]]) -> SequenceScores:
     """Average the rows of sequences over frames, then over objects, and count identity switches.
 
-    Every object counts alike, whichever sequence it is of. Where objects have groups, J and F are the means of the
-    seen and the unseen ones' (LVOS, YouTube-VOS); NaN if a group is empty.
+    Every object counts alike, whichever sequence it is of. Where objects have groups, the summary is the mean of that
+    of the seen and that of the unseen ones (LVOS, YouTube-VOS); NaN if a group is empty.
 
     Args:
         tables: Sequence -> the (R, 6) rows of its scorer.
@@ -156,10 +156,9 @@ def summarize(tables: Mapping[Any, NDArray[np.int64]]) -> SequenceScores:
             mean_of_objects([row for key, row in objects.items() if groups[key] == group])
             for group in (Group.SEEN, Group.UNSEEN)
         )
+        summary |= {name: (seen[name] + unseen[name]) / 2 for name in summary if name != "switches"}
         for name in ("J", "F", "V"):
-            summary[name] = (seen[name] + unseen[name]) / 2
             summary |= {f"{name}_seen": seen[name], f"{name}_unseen": unseen[name]}
-        summary["J&F"] = (summary["J"] + summary["F"]) / 2
     return SequenceScores(summary, objects, sequences)
 
 

@@ -306,7 +306,7 @@ def test_a_root_means_its_val_list(devkit, above):
     assert "2 images" in scores.variant
     assert [item.sequence for item in scores.left_out] == ["2007_000000", "2007_000002"]
     folder = root / "SegmentationClass"
-    same = score_semantic(folder, predictions, names=root / "ImageSets" / "Segmentation" / "val.txt")
+    same = score_semantic(folder, predictions, split=str(root / "ImageSets" / "Segmentation" / "val.txt"))
     assert repr(scores) == repr(same)
     assert "4 images" in score_semantic(folder, predictions).variant
 
@@ -324,7 +324,7 @@ def test_a_root_means_its_val_list(devkit, above):
 def test_lists(devkit, tmp_path, content):
     root, predictions = devkit
     (tmp_path / "list.txt").write_bytes(content)
-    scores = score_semantic(root, predictions, names=tmp_path / "list.txt")
+    scores = score_semantic(root, predictions, split=str(tmp_path / "list.txt"))
     assert "2 images" in scores.variant
     assert [item.sequence for item in scores.left_out] == ["2007_000001", "2007_000003"]
 
