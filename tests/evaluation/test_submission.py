@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, UserError
+from lightning_vos.evaluation import score
 from lightning_vos.evaluation.problems import ProblemKind
 from lightning_vos.evaluation.submission import SubmissionError, check, pack
 from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette, write_mask
@@ -694,6 +695,51 @@ def test_words_that_cannot_work_for_results(vis, tmp_path):
         pack(tmp_path, vis[0], vis[3], benchmark="youtube_vis")
     with pytest.raises(ConfigError, match="'valid'"):
         pack(vis[2], vis[0], vis[3], benchmark="youtube_vis", split="valid")
+
+
+# A packed file, scored
+
+
+def test_a_packed_file_scores_as_its_masks_do(case, tmp_path):
+    """Once the truth is known: the masks moved by two pixels."""
+    case.pack()
+    truth = tmp_path / "truth"
+    for member, labels in case.masks.items():
+        name = member.removeprefix(VOC_FOLDER) if case.benchmark == "voc" else member.removeprefix("Annotations/")
+        write_mask(
+            truth / ("." if case.benchmark == "voc" else "Annotations") / name.lstrip("/"), np.roll(labels, 2, 1)
+        )
+    for meta in case.dataset.glob("*meta.json"):
+        (truth / meta.name).write_text(meta.read_text())
+    protocol = {"davis2017_test_dev": "davis2017", "voc": "semantic"}.get(case.benchmark, case.benchmark)
+    packed, loose = score(truth, case.output, protocol), score(truth, case.results, protocol)
+    assert packed.summary == loose.summary
+    assert packed.objects == loose.objects
+    assert repr(packed.categories) == repr(loose.categories)  # NaN of what nobody shows
+    assert 0 < packed.summary["mIoU" if protocol == "semantic" else "J"] < 100
+
+
+def test_packed_results_score_as_their_json_does(vis, tmp_path):
+    dataset, _, file, output = vis
+    pack_vis(vis)
+    content, results = json.loads(dataset.read_text()), json.loads(file.read_text())
+    videos = {video["id"]: video for video in content["videos"]}
+    content["annotations"] = [
+        {
+            "id": number,
+            "video_id": result["video_id"],
+            "category_id": result["category_id"],
+            "iscrowd": 0,
+            "segmentations": result["segmentations"],
+            "areas": [None if mask is None else float(pycocotools.mask.area(mask)) for mask in result["segmentations"]],
+            "bboxes": [None] * videos[result["video_id"]]["length"],
+        }
+        for number, result in enumerate(results[:1], start=1)
+    ]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    packed, loose = (score(tmp_path / "truth.json", path, "youtube_vis") for path in (output, file))
+    assert repr(packed.summary) == repr(loose.summary)
+    assert packed.summary["AP"] > 0
 
 
 # Datasets that do not say what is expected
