@@ -110,8 +110,8 @@ def score(
         return score_semantic(
             ground_truth,
             prediction,
-            classes=classes or "voc",
-            absent=absent or "counted",
+            classes="voc" if classes is None else classes,
+            absent="counted" if absent is None else absent,
             strict=strict,
             split=split,
             workers=workers or 1,
@@ -194,14 +194,15 @@ def _truth(path: Path, protocol: Protocol) -> tuple[dict[str, MaskSequence], lis
     # Some copies of DAVIS keep the masks of both years side by side.
     layouts = ("Annotations_2017/480p", *LAYOUTS) if protocol == "davis2017" else LAYOUTS
     truth = find_sequences(path, layouts)
-    source = next(iter(truth.values())).source.resolve()
+    source = next(iter(truth.values())).source
+    folder = source.parent.resolve()
     # The lists lie beside a zip, or at most two folders above those of the sequences: DAVIS/Annotations/480p.
-    return truth, [source.parent] if source.is_file() else list(source.parents)[:3]
+    return truth, [folder] if source.is_file() else [folder, *folder.parents][:3]
 
 
-def _beside(folders: Sequence[Path], pattern: str) -> Path | None:
+def _beside(folders: Sequence[Path], name: str) -> Path | None:
     """The first file of that name beside the truth."""
-    return next((file for folder in folders for file in sorted(folder.glob(pattern)) if file.is_file()), None)
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def _names(
@@ -213,7 +214,7 @@ def _names(
         if not names:
             raise DatasetNotFoundError(f"None of the {len(truth)} sequences of the truth is in {split}.")
         return names, f" {len(names)} of {len(truth)} sequences: {split}."
-    year = {"davis2016": "2016/", "davis2017": "2017/"}.get(protocol, "")
+    year = {"davis2016": "2016/", "davis2017": "2017/", "vos_benchmark": "2017/"}.get(protocol, "")
     source = None
     if split is not None or protocol in ("davis2016", "davis2017", "long_time_video"):
         source = _beside(folders, f"ImageSets/{year}{split or 'val'}.txt")
@@ -284,7 +285,10 @@ def _youtube_vos(folders: Sequence[Path], pairs: _Pairs, frames: Frames, unseen:
 
 def _lvos(folders: Sequence[Path], pairs: _Pairs, unseen: Path | str | None) -> _Work:
     # Version 1 has a second meta file with expressions, version 2 one with attributes.
-    meta_file = _beside(folders, "*[!n]_meta.json") or folders[-1] / "valid_meta.json"
+    found = (file for folder in folders for file in sorted(folder.glob("*_meta.json")))
+    meta_file = next(
+        (file for file in found if not file.stem.endswith("expression_meta")), folders[-1] / "valid_meta.json"
+    )
     meta = read_lvos_meta(meta_file)
     _require_videos(meta_file, meta, pairs)
     list_of_unseen = Path(unseen) if unseen is not None else _beside(folders, "unseen_videos.txt")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -22,6 +19,7 @@ from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError
 from lightning_vos.evaluation.problems import Problem, ProblemKind, ScoringError
 from lightning_vos.evaluation.scores import LeftOut, Scores
 from lightning_vos.evaluation.trees import MaskSequence
+from lightning_vos.evaluation.workers import in_workers
 from lightning_vos.io.masks import resized
 from lightning_vos.io.png import NotIndexedError, read_indices
 
@@ -212,7 +210,7 @@ def _images(path: Path) -> MaskSequence:
         ) from error
     folders: dict[str, dict[str, str]] = {}
     for file in files:
-        place = PurePosixPath(file)
+        place = PurePosixPath(file.replace("\\", "/"))  # as some programs for Windows write it
         hidden = any(part.startswith((".", "__MACOSX")) for part in place.parts)
         if place.suffix.lower() == ".png" and not hidden:
             folders.setdefault(str(place.parent), {})[place.stem] = file
@@ -319,12 +317,7 @@ def _count_all(
     if workers > 1:
         size = -(-len(ordered) // (_SHARES * workers))
         shares = [ordered[first : first + size] for first in range(0, len(ordered), size)]
-        # Ctrl-C reaches all processes; this one ends the others.
-        pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-        )
-        with pool:
-            results = list(pool.map(count, shares))
+        results = list(in_workers(count, shares, workers))
     else:
         results = [count(ordered)]
     problems = [problem for _, found in results for problem in found]

@@ -118,7 +118,7 @@ def _sequences_below(path: Path, layout: str, folders: dict[str, list[str]] | No
 
 
 def _sequence(source: Path, names: Sequence[str]) -> MaskSequence:
-    stems = {PurePosixPath(name).stem: name for name in names}
+    stems = {PurePosixPath(name.replace("\\", "/")).stem: name for name in names}
     return MaskSequence(source, dict(sorted(stems.items())))
 
 

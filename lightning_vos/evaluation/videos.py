@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -18,6 +15,7 @@ from lightning_vos.evaluation.problems import Problem, ProblemKind
 from lightning_vos.evaluation.protocols import VOID, appearing_plan, davis_plan, listed_plan
 from lightning_vos.evaluation.scores import LeftOut
 from lightning_vos.evaluation.trees import MaskSequence
+from lightning_vos.evaluation.workers import in_workers
 from lightning_vos.io.masks import resized
 from lightning_vos.io.png import NotIndexedError, read_indices
 from lightning_vos.metrics.sequence import Column, Group, Plan, SequenceScorer
@@ -78,22 +76,10 @@ def score_sequences(
         for job in jobs:
             yield score_sequence(job, progress)
         return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=_start_worker)
-    with pool:
-        try:
-            largest_first = sorted(jobs, key=lambda job: -len(job.truth.frames))
-            for future in as_completed([pool.submit(score_sequence, job) for job in largest_first]):
-                outcome = future.result()
-                progress(len(outcome.frames))
-                yield outcome
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all: each ends at once and without a word
-    cv2.setNumThreads(1)
+    largest_first = sorted(jobs, key=lambda job: -len(job.truth.frames))
+    for outcome in in_workers(score_sequence, largest_first, min(workers, len(jobs))):
+        progress(len(outcome.frames))
+        yield outcome
 
 
 def score_sequence(job: SequenceJob, progress: Callable[[int], None] | None = None) -> SequenceOutcome:
@@ -174,12 +160,12 @@ def _prediction(job: SequenceJob, name: str, size: tuple[int, ...]) -> tuple[NDA
 def _strangers(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) -> Iterator[Problem]:
     """Objects that the prediction shows, but that the protocol knows nothing of."""
     extra = scorer.extra()
-    # Objects of the first or the last frame alone are not scored by vos-benchmark, but known.
+    # Objects of the first or the last frame alone are known, though they are not scored.
     ends: set[int] = set()
-    if extra and job.rule == "inner":
+    if extra and job.rule in ("davis", "inner"):
         ends = {int(k) for name in (names[0], names[-1]) for k in np.unique(_truth(job, name, None))}
     for object_id, frames in extra.items():
-        if job.rule == "davis" and object_id in scorer.unplanned:
+        if job.rule == "davis" and (object_id in scorer.unplanned or object_id in ends):
             kind, remedy = ProblemKind.LATE_OBJECT, "it is not scored"
             reason = f"object {object_id} is not in the first mask of the truth, which names the objects to score"
         elif object_id in scorer.unplanned or object_id in ends:
@@ -207,8 +193,7 @@ def _left_out(job: SequenceJob, names: Sequence[str], scorer: SequenceScorer) ->
     for object_id, frames in scorer.unplanned.items():
         add(frames, (object_id,), "not in the first mask" if job.rule == "davis" else "not listed")
     for object_id, frames in scorer.extra().items():
-        if object_id not in scorer.unplanned:
-            add(frames, (object_id,), "predicted, but in no scored frame of the truth")
+        add(frames, (object_id,), "predicted, but not among the objects that are scored")
     if plan.objects is None:
         for object_id in np.unique(rows[:, Column.OBJECT]).tolist():
             since = rows[rows[:, Column.OBJECT] == object_id, Column.FRAME].min()

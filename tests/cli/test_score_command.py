@@ -2,8 +2,13 @@
 
 import csv
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,7 +49,8 @@ def test_scores_are_printed_and_written(command, folders, tmp_path):
     assert re.search(r"lagging.* 83\.3 ", finished.out)
     assert re.search(r"exact +│ 100\.0 │ 100\.0 │ 100\.0 │ 0", finished.out)
     assert "all annotated frames but the first and the last" in finished.out
-    assert "Left out: 4 times the first and the last frame do not count" in finished.out
+    assert "Left out: the first and the last frame do not count (4)\n" in finished.out
+    assert "last of a sequence. 2 sequences.\n" in finished.out
     with (tmp_path / "b/objects.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["sequence"], row["object"]) for row in rows] == [
@@ -67,8 +73,118 @@ def test_everything_wrong_is_named_and_can_be_forgiven(command, folders, tmp_pat
     assert refused.out == ""
     forgiven = command("score", *folders, "--protocol", "davis2017", "--lenient")
     assert forgiven.status == 0
-    assert "Forgiven, 3 problems" in forgiven.out
-    assert "exact 00001: missing frame" in forgiven.out
+    assert "Forgiven: 3 times\n" in forgiven.out
+    lines = forgiven.out.splitlines()
+    for start, remedy in (
+        ("  exact 00001: missing frame: ", "; an empty mask stands in"),
+        ("  exact 00002: wrong size: ", "; it is resized (nearest pixel)"),
+        ("  lagging 00003: unreadable file: ", "; an empty mask stands in"),
+    ):
+        assert [line.endswith(remedy) for line in lines if line.startswith(start)] == [True]
+
+
+def test_names_with_markup_are_printed_as_they_are(command, folders, tmp_path):
+    for folder in folders:
+        Path(folder, "lagging").rename(Path(folder, "[cam]judo"))
+    (tmp_path / "truth/tags.json").write_text('{"[cam]judo": ["[/x]"]}')
+    (tmp_path / "results/[cam]judo/00001.png").unlink()
+    (tmp_path / "[red]").mkdir()
+    finished = command(
+        *("score", *folders, "--protocol", "davis2017", "--lenient", "--json", str(tmp_path / "[red]/s.json"))
+    )
+    assert (finished.status, finished.err) == (0, "")
+    assert re.search(r"^│ \[cam\]judo +│ ", finished.out, re.MULTILINE)
+    assert re.search(r"^│ \[/x\] +│ ", finished.out, re.MULTILINE)
+    assert "\n  [cam]judo 00001: missing frame: " in finished.out
+    assert f"Wrote {tmp_path}/[red]/s.json\n" in finished.out
+
+
+def test_classes_with_markup_are_printed_as_they_are(command, folders, tmp_path):
+    (tmp_path / "classes.txt").write_text("[/x]\n[bold]cat\ndog\n")
+    words = (f"{folder}/exact" for folder in folders)
+    finished = command("score", *words, "--protocol", "semantic", "--classes", str(tmp_path / "classes.txt"))
+    assert (finished.status, finished.err) == (0, "")
+    for name in (r"\[/x\]", r"\[bold\]cat", "dog"):
+        assert re.search(rf"^│ {name} +│ 100\.0 ", finished.out, re.MULTILINE)
+
+
+def test_no_number_is_a_dash(command, folders, tmp_path):
+    frames = [f"{frame:05}" for frame in range(5)]
+    objects = {str(k): {"category": "dog", "frames": frames} for k in (1, 2)}
+    meta = {"videos": {name: {"objects": objects} for name in ("exact", "lagging")}}
+    (tmp_path / "truth/meta.json").write_text(json.dumps(meta))
+    (tmp_path / "truth/unseen.json").write_text('["yeti"]')
+    finished = command("score", *folders, "--protocol", "youtube_vos")
+    assert (finished.status, finished.err) == (0, "")
+    assert re.search(r"^│ all +│ - +│ - +│ - +│ 0 ", finished.out, re.MULTILINE)
+    assert re.search(r"^G -, .*J_seen \d+\.\d, J_unseen -, ", finished.out, re.MULTILINE)
+    assert "nan" not in finished.out.lower()
+
+
+@pytest.mark.parametrize(("option", "says"), [("--json", "is a folder"), ("--csv", "is a file")])
+def test_an_output_that_cannot_be_written_is_refused_before_scoring(command, folders, tmp_path, option, says):
+    place = tmp_path / "there"
+    place.mkdir() if option == "--json" else place.write_text("mine")
+    truth, results = folders
+    refused = command("score", truth, f"{results}/nowhere", "--protocol", "davis2017", option, str(place))
+    assert refused.status == 2
+    assert refused.err.startswith(f"error: {option} {place} {says}; expected the name of a ")
+    assert refused.out == ""
+    assert place.is_dir() or place.read_text() == "mine"
+
+
+INTERRUPTED = """
+import sys
+
+import lightning_vos.commands.score as command
+from lightning_vos.cli import main
+
+score = command.score
+
+
+def told(*arguments, progress, **options):
+    def say(done, total):
+        print("progress", flush=True)
+        progress(done, total)
+
+    return score(*arguments, progress=say, **options)
+
+
+if __name__ == "__main__":
+    command.score = told
+    main()
+"""
+
+
+def test_an_interrupt_ends_all_processes_at_once(tmp_path):
+    """While one is in the middle of a sequence that would take it half a minute, and another may just begin."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    noise = np.random.default_rng(0).integers(0, 8, (1080, 1920)).astype(np.uint8)
+    # The sequences of most frames are begun first: one that is soon done, two that are not.
+    for name, frames, labels in (("a", 220, np.ones((4, 4), np.uint8)), ("b", 200, noise), ("c", 200, noise)):
+        write_mask(tmp_path / f"{name}.png", labels)
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for frame in range(frames):
+            (tmp_path / "masks" / name / f"{frame:05}.png").symlink_to(tmp_path / f"{name}.png")
+    words = ("score", str(tmp_path), str(tmp_path), "--protocol", "davis2017", "--workers", "2")
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "interrupted.py"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "progress\n"
+            start = time.monotonic()
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+            seconds = time.monotonic() - start
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode, out, err) == (130, "", "\ninterrupted\n")
+    assert seconds < 4
 
 
 @pytest.mark.parametrize(
@@ -77,7 +193,10 @@ def test_everything_wrong_is_named_and_can_be_forgiven(command, folders, tmp_pat
         ((), "--protocol"),
         (("--protocol", "davis2018"), "davis2018"),
         (("--protocol", "davis2017", "--workers", "0"), "workers is 0"),
-        (("--protocol", "davis2017", "--frames", "all"), "frames is 'all' with the protocol davis2017"),
+        (("--protocol", "davis2017", "--frames", "all"), "frames is given, but davis2017 does not take it"),
+        (("--protocol", "davis2017", "--classes", "voc"), "classes is given, but davis2017 does not take it"),
+        (("--protocol", "davis2017", "--absent", "counted"), "absent is given, but davis2017 does not take it"),
+        (("--protocol", "semantic", "--tags", "x.csv"), "tags is given, but semantic does not take it"),
         (("--protocol", "davis2017", "--unseen", "x.json"), "unseen is given"),
         (("--protocol", "davis2017", "--split", "test"), "There is no split 'test'"),
         (("--protocol", "youtube_vos"), "meta.json"),

@@ -157,6 +157,20 @@ def test_frames_are_taken_in_order_of_their_names_and_need_not_be_consecutive(tm
     assert scores.frames["a", 1].names == ("00020", "00035")
 
 
+@pytest.mark.parametrize("end", [0, 5])
+def test_an_object_of_an_unscored_frame_alone_is_known_to_vos_benchmark(tmp_path, end):
+    masks = {"a": moving(range(6), _1=2) | {end: shown(_1=2 + end, _4=22)}}
+    truth, prediction = write(tmp_path / "gt", masks), write(tmp_path / "pred", masks)
+    write_mask(prediction / "a/00002.png", shown(_1=4, _4=22))
+    scores = score(truth, prediction, "vos_benchmark")
+    assert set(scores.objects) == {("a", 1)}
+    assert ("a", ("00002",), (4,)) in told(scores)
+    write_mask(prediction / "a/00003.png", shown(_1=5, _5=22))
+    with pytest.raises(ScoringError) as error:
+        score(truth, prediction, "vos_benchmark")
+    assert [(p.kind, p.frame) for p in error.value.problems] == [(ProblemKind.EXTRA_OBJECT, "00003")]
+
+
 def test_identity_switches_are_counted(pair):
     truth, prediction = pair
     for frame in (2, 3):
@@ -234,12 +248,36 @@ def test_unseen_categories_are_averaged_apart(youtube, tmp_path, source):
     assert "G is the mean of the four" in scores.variant
 
 
-def test_a_group_without_objects_has_no_mean_and_is_told(youtube, tmp_path):
-    scores = score(*youtube, "youtube_vos", unseen=save(tmp_path / "u.json", ["yeti"]))
-    assert scores.summary["J_seen"] == 100
-    assert math.isnan(scores.summary["J_unseen"])
+@pytest.mark.parametrize(
+    ("unseen", "here", "other"), [(["yeti"], "seen", "unseen"), (["dog", "okapi"], "unseen", "seen")]
+)
+def test_a_group_without_objects_has_no_mean_and_is_told(youtube, tmp_path, unseen, here, other):
+    """Of the list beside the truth; one that was named for these results was meant to make two groups."""
+    save(youtube[0] / "unseen.json", unseen)
+    scores = score(*youtube, "youtube_vos")
+    assert scores.summary[f"J_{here}"] == 100
+    assert math.isnan(scores.summary[f"J_{other}"])
     assert math.isnan(scores.summary["G"])
-    assert "nothing that was scored is unseen" in scores.left_out[-1].reason
+    assert f"nothing that was scored is {other}" in scores.left_out[-1].reason
+    named = save(tmp_path / "u.json", unseen)
+    with pytest.raises(ConfigError, match=rf"u\.json makes everything that is scored {here}") as error:
+        score(*youtube, "youtube_vos", unseen=named)
+    assert lines(error) <= 8
+
+
+def test_with_groups_every_mean_is_that_of_the_two(youtube):
+    truth, prediction = youtube
+    save(truth / "unseen.json", ["okapi"])
+    write_mask(prediction / "Annotations/0a/00025.png", shown(_2=7, _1=20))  # swapped
+    write_mask(prediction / "Annotations/0b/00010.png", shown())
+    scores = score(truth, prediction, "youtube_vos")
+    rows = scores.objects
+    for name in ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay", "V", "swapped"):
+        seen = (rows["0a", 1][name] + rows["0b", 1][name]) / 2
+        assert scores.summary[name] == pytest.approx((seen + rows["0a", 2][name]) / 2)
+    assert scores.summary["J_recall"] == pytest.approx(((80 + 75) / 2 + 50) / 2)
+    assert scores.summary["swapped"] == pytest.approx((20 / 2 + 50) / 2)
+    assert scores.summary["switches"] == 2
 
 
 @pytest.mark.parametrize(("frames", "since"), [("inner", 1), ("all", 0)])
@@ -248,6 +286,30 @@ def test_youtube_vos_by_the_frames_of_the_video(youtube, frames, since):
     names = [f"{frame:05}" for frame in range(0, 30, 5)]
     assert list(scores.frames["0b", 1].names) == names[since : 6 - since]
     assert list(scores.frames["0a", 2].names) == names[3 : 6 - since]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("frames", [None, "inner", "all"])
+def test_a_truth_of_first_appearances_alone_is_none(youtube, strict, frames):
+    """As of YouTube-VOS valid: every other mask is on the server."""
+    truth, prediction = youtube
+    for file in (truth / "Annotations/0a").glob("*.png"):
+        if file.stem not in ("00000", "00015"):
+            file.unlink()
+    with pytest.raises(DatasetNotFoundError, match=r"truth of 0a is not complete: .*valid/Annotations/0a\n") as error:
+        score(truth, prediction, "youtube_vos", strict=strict, frames=frames)
+    text = str(error.value)
+    assert "found 2 masks, but none of 00005, 00010, 00020" in text
+    assert f"each of the 6 frames that {truth / 'meta.json'} lists" in text
+    assert "lightning_vos submission" in text
+    assert lines(error) <= 8
+
+
+def test_videos_that_are_not_scored_need_no_truth(youtube, tmp_path):
+    truth, prediction = youtube
+    (truth / "Annotations/0a/00005.png").unlink()
+    (tmp_path / "list.txt").write_text("0b\n")
+    assert score(truth, prediction, "youtube_vos", split=str(tmp_path / "list.txt")).summary["J"] == 100
 
 
 BROKEN_META = {
@@ -387,25 +449,45 @@ def test_a_broken_range(lvos, frame_range):
         score(truth, prediction, "lvos")
 
 
-def test_a_range_that_ends_before_the_counted_frames_is_a_problem(lvos):
-    truth, prediction = lvos(two=(10, 25, 9))
-    with pytest.raises(ScoringError, match=r"valid_meta\.json counts 9 frames of object 2, its range holds 2"):
-        score(truth, prediction, "lvos")
-    scores = score(truth, prediction, "lvos", strict=False)
-    assert {problem.kind for problem in scores.problems} == {ProblemKind.WRONG_FRAME_LIST}
+def test_a_range_that_ends_before_the_counted_frames_is_told(lvos):
+    scores = score(*lvos(two=(10, 25, 9)), "lvos")
+    assert scores.problems == []
     assert scores.frames["v1", 2].names == ("00000015", "00000020")
     assert scores.objects["v1", 2]["J"] == 100
+    beyond = [item for item in scores.left_out if "counts beyond" in item.reason]
+    assert [(item.sequence, item.frames, item.objects) for item in beyond] == [("v1", (), (2,)), ("v2", (), (2,))]
+    assert beyond[0].reason.startswith("5 frames that valid_meta.json counts beyond the object's range")
 
 
-def test_frames_that_are_listed_and_not_there_are_a_problem(lvos):
+@pytest.mark.parametrize("strict", [True, False])
+def test_frames_that_are_listed_and_not_there_are_no_truth(lvos, strict):
     truth, prediction = lvos()
     (truth / "Annotations/v2/00000015.png").unlink()
-    with pytest.raises(ScoringError, match=r"v2 00000015: wrong list of frames: 1 frames are listed for object 2"):
-        score(truth, prediction, "lvos")
-    scores = score(truth, prediction, "lvos", strict=False)
-    assert [(p.sequence, p.frame) for p in scores.problems] == [("v2", "00000015")] * 2
-    assert scores.frames["v2", 1].names == tuple(f"{frame:08}" for frame in (5, 10, 20, 25))
-    assert ("v2", 2) not in scores.objects
+    words = r"truth of v2 is not complete: .*v2\n  found 6 masks, but none of 00000015\n(.|\n)*valid_meta\.json"
+    with pytest.raises(DatasetNotFoundError, match=words) as error:
+        score(truth, prediction, "lvos", strict=strict)
+    assert lines(error) <= 8
+
+
+def test_frames_that_no_range_holds_need_no_truth(lvos):
+    truth, prediction = lvos()
+    for frame in (0, 30):
+        (truth / f"Annotations/v2/{frame:08}.png").unlink()
+    assert score(truth, prediction, "lvos").summary["J"] == 100
+
+
+@pytest.mark.parametrize(("names", "group"), [("v77\n", "seen"), ("v1\nv2\n", "unseen")])
+def test_a_named_list_that_makes_one_group_of_videos(lvos, tmp_path, names, group):
+    (tmp_path / "list.txt").write_text(names)
+    with pytest.raises(ConfigError, match=rf"list\.txt makes everything that is scored {group}"):
+        score(*lvos(), "lvos", unseen=tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("name", ["valid", "train", "validation"])
+def test_the_meta_file_of_any_split(lvos, name):
+    truth, prediction = lvos()
+    (truth / "valid_meta.json").rename(truth / f"{name}_meta.json")
+    assert score(truth, prediction, "lvos").summary["J"] == 100
 
 
 # Problems
@@ -415,8 +497,8 @@ def remove(name):
     return lambda truth, prediction: shutil.rmtree(path) if (path := prediction / name).is_dir() else path.unlink()
 
 
-def put(name, labels, side="pred"):
-    return lambda truth, prediction: write_mask({"pred": prediction, "gt": truth}[side] / name, labels)
+def put(name, labels):
+    return lambda truth, prediction: write_mask(prediction / name, labels)
 
 
 def rgb(truth, prediction):
@@ -431,6 +513,11 @@ def cut(truth, prediction):
 def shorten(truth, prediction):
     for frame in (2, 3):
         (truth / f"swan/{frame:05}.png").unlink()
+
+
+def late(truth, prediction):
+    for folder in (truth, prediction):
+        write_mask(folder / "swan/00002.png", shown(_1=10, _3=22))
 
 
 HALF = shown(_1=4, _2=17)
@@ -458,7 +545,7 @@ PROBLEMS = {
         (250 / 3, 100, 100),
     ),
     "late object": (
-        put("swan/00002.png", shown(_1=10, _3=22), "gt"),
+        late,
         ProblemKind.LATE_OBJECT,
         "swan",
         "00002",
@@ -476,7 +563,7 @@ def test_a_problem_is_an_error_or_is_forgiven_and_told(pair, spoil, kind, sequen
     (problem,) = error.value.problems
     assert (problem.kind, problem.sequence, problem.frame) == (kind, sequence, frame)
     text = str(error.value).splitlines()
-    assert text[0] == f"{pair[1]} cannot be scored as it is by davis2017:"
+    assert text[0] == f"{pair[1]} cannot be scored as it is against {pair[0]} by davis2017:"
     assert text[1].startswith(f"  {sequence} {frame}: {kind}: " if frame else f"  {sequence}: {kind}: ")
     assert text[2].startswith("Mend it")
     assert len(text) == 3
@@ -490,12 +577,24 @@ def test_a_problem_is_an_error_or_is_forgiven_and_told(pair, spoil, kind, sequen
         assert ("swan", (), ()) in told(scores)
 
 
-def test_a_late_object_that_is_predicted_is_said_once(pair):
-    for folder in pair:
-        write_mask(folder / "swan/00002.png", shown(_1=10, _3=22))
-    (problem,) = score(*pair, strict=False).problems
-    assert problem.kind == ProblemKind.LATE_OBJECT
+def test_a_late_object_is_one_of_vos_benchmark(pair):
+    late(*pair)
     assert score(*pair, "vos_benchmark").objects["swan", 3]["J"] == 100
+
+
+def test_a_late_object_of_the_truth_alone_is_left_out(pair):
+    """Nothing is wrong with results that do not show it."""
+    truth, prediction = pair
+    write_mask(truth / "swan/00002.png", shown(_1=10, _3=22))
+    scores = score(truth, prediction)
+    assert set(scores.objects) == {("bear", 1), ("bear", 2), ("swan", 1)}
+    assert scores.summary["J"] == 100
+    assert [item.reason for item in scores.left_out if item[:3] == ("swan", ("00002",), (3,))] == [
+        "not in the first mask"
+    ]
+    write_mask(prediction / "swan/00001.png", shown(_1=9, _3=22))  # before the truth does
+    (problem,) = score(truth, prediction, strict=False).problems
+    assert (problem.kind, problem.sequence, problem.frame) == (ProblemKind.LATE_OBJECT, "swan", "00001")
 
 
 def test_frames_that_do_not_count_may_be_missing(pair):
@@ -551,13 +650,21 @@ def test_many_frames_of_one_kind_are_one_line(tmp_path):
 
 def test_results_of_other_sequences_alone_have_no_score(pair, tmp_path):
     prediction = write(tmp_path / "other", {"wolf": SET["swan"]})
-    for workers in (1, 2):
+    for strict in (True, False):
         with pytest.raises(ScoringError) as error:
-            score(pair[0], prediction, workers=workers)
+            score(pair[0], prediction, strict=strict)
         assert [problem.sequence for problem in error.value.problems] == ["bear", "swan"]
-        scores = score(pair[0], prediction, strict=False, workers=workers)
-        assert math.isnan(scores.summary["J&F"])
-        assert told(scores) == {("bear", (), ()), ("swan", (), ()), ("wolf", (), ())}
+        assert str(error.value).startswith(f"{prediction} holds no sequence of the truth, {pair[0]}: it has wolf\n")
+        assert lines(error) <= 8
+
+
+def test_results_of_other_sequences_than_those_of_the_split(davis, tmp_path):
+    truth, prediction = davis
+    for name in ("bear", "swan"):
+        shutil.rmtree(prediction / "masks" / name)
+    with pytest.raises(ScoringError, match=r"holds no sequence of the truth(.|\n)*it has wolf\n"):
+        score(truth, prediction, strict=False)
+    assert score(truth, prediction, split="train").summary["J"] == 100
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -646,9 +753,6 @@ def davis(tmp_path):
 
 def test_splits_of_a_dataset(davis, tmp_path):
     (tmp_path / "mine.txt").write_text("\ufeffwolf\r\nbear\r\n\r\nwolf\r\n", "utf-8")
-    root = davis[0]
-    for truth in (root, root / "Annotations", root / "Annotations/480p"):
-        assert list(score(truth, davis[1]).sequences) == ["bear", "swan"]
     for split, names in (
         ("val", ["bear", "swan"]),
         ("train", ["wolf"]),
@@ -661,6 +765,77 @@ def test_splits_of_a_dataset(davis, tmp_path):
         assert all("not in the split" in item.reason for item in scores.left_out if item.sequence in others)
     assert list(score(*davis, "davis2016").sequences) == ["wolf"]
     assert list(score(*davis, "vos_benchmark").sequences) == ["bear", "swan", "wolf"]
+
+
+SPELLINGS = {
+    "root": lambda root: root,
+    "string": str,
+    "Annotations": lambda root: root / "Annotations",
+    "480p": lambda root: root / "Annotations/480p",
+    "dots": lambda root: root / "Annotations/480p/../../ImageSets/../Annotations/480p",
+    "relative": lambda root: "DAVIS/Annotations/480p",
+    "relative root": lambda root: "./DAVIS",
+    "link to the root": lambda root: "link/root",
+    "link to the masks": lambda root: "link/480p",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_lists_are_found_however_the_truth_is_spelled(davis, tmp_path, monkeypatch, spelling):
+    root, prediction = davis
+    save(root / "tags.json", {"bear": ["small"]})
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/root").symlink_to(root)
+    (tmp_path / "link/480p").symlink_to(root / "Annotations/480p")
+    monkeypatch.chdir(tmp_path)
+    scores = score(SPELLINGS[spelling](root), prediction)
+    assert list(scores.sequences) == ["bear", "swan"]
+    assert list(scores.tags) == ["small"]
+    assert scores.variant.endswith(f" 2 of 3 sequences: {(root / 'ImageSets/2017/val.txt').resolve()}.")
+
+
+def test_the_masks_folder_itself_as_working_directory(davis, monkeypatch):
+    root, prediction = davis
+    monkeypatch.chdir(root / "Annotations/480p")
+    for truth in (".", "..", "../.."):
+        assert list(score(truth, prediction).sequences) == ["bear", "swan"]
+
+
+def test_lists_beside_a_zip(davis, youtube, tmp_path):
+    root, prediction = davis
+    save(root / "tags.json", {"bear": ["small"]})
+    truth = zipped(root / "Annotations", root / "truth.zip")
+    shutil.rmtree(root / "Annotations")
+    scores = score(truth, prediction)
+    assert list(scores.sequences) == ["bear", "swan"]
+    assert list(scores.tags) == ["small"]
+    (root / "below").mkdir()
+    scores = score(truth.rename(root / "below/truth.zip"), prediction)
+    assert list(scores.sequences) == ["bear", "swan", "wolf"]
+    assert scores.tags == {}
+
+    truth, prediction = youtube
+    packed = zipped(truth / "Annotations", truth / "truth.zip")
+    save(truth / "unseen.json", ["okapi"])
+    wanted = score(truth, prediction, "youtube_vos")
+    shutil.rmtree(truth / "Annotations")
+    assert bits(score(packed, prediction, "youtube_vos")) == bits(wanted)
+    assert wanted.summary["G"] == 100
+
+
+def test_which_sequences_are_scored_is_said(davis, tmp_path):
+    root, prediction = davis
+    (tmp_path / "mine.txt").write_text("wolf\n")
+    for protocol, split, ending in (
+        ("davis2016", None, f" 1 of 3 sequences: {(root / 'ImageSets/2016/val.txt').resolve()}."),
+        ("davis2017", "train", f" 1 of 3 sequences: {(root / 'ImageSets/2017/train.txt').resolve()}."),
+        ("davis2017", str(tmp_path / "mine.txt"), f" 1 of 3 sequences: {tmp_path / 'mine.txt'}."),
+        ("vos_benchmark", None, ". 3 sequences."),
+    ):
+        assert score(root, prediction, protocol, split=split).variant.endswith(ending)
+    for name in ("bear", "swan"):
+        shutil.rmtree(root / "Annotations/480p" / name)
+    assert score(root, prediction, "vos_benchmark").variant.endswith(". 1 sequence.")
 
 
 def test_the_list_of_long_time_video(davis):
@@ -681,7 +856,9 @@ def test_the_hold_out_is_a_split(tmp_path):
     assert [is_held_out(name) for name in names] == [False, False, True, False, False]
     masks = {name: moving(range(3), _1=2) for name in names}
     pair = write(tmp_path / "gt", masks), write(tmp_path / "pred", masks)
-    assert list(score(*pair, split="holdout_val").sequences) == names[2:3]
+    scores = score(*pair, split="holdout_val")
+    assert list(scores.sequences) == names[2:3]
+    assert scores.variant.endswith(" 1 of 5 sequences: holdout_val.")
     assert list(score(*pair, split="holdout_train").sequences) == [*names[:2], *names[3:]]
     shutil.rmtree(pair[0] / names[2])
     with pytest.raises(DatasetNotFoundError, match="None of the 4 sequences"):
@@ -708,7 +885,7 @@ def test_a_list_of_what_has_no_truth(davis, tmp_path, content):
 def test_tags_of_sequences_beside_the_truth(pair):
     truth, prediction = pair
     write_mask(prediction / "swan/00001.png", shown())
-    save(truth / "tags.json", {"bear": ["crossing", "small"], "swan": ["small"], "wolf": ["unknown"]})
+    save(truth / "tags.json", {"bear": ["crossing", "small", "small"], "swan": ["small"], "wolf": ["unknown"]})
     tags = score(truth, prediction).tags
     assert list(tags) == ["crossing", "small"]
     assert (tags["crossing"]["objects"], tags["crossing"]["J"]) == (2, 100)
@@ -726,6 +903,19 @@ def test_tags_of_objects_in_a_table(pair, tmp_path):
     }
     (tmp_path / "tags.csv").write_text("sequence,tag\nbear,both\n")
     assert score(truth, prediction, tags=tmp_path / "tags.csv").tags["both"]["objects"] == 2
+
+
+def test_named_tags_of_other_sequences(davis, tmp_path):
+    root, prediction = davis
+    (tmp_path / "tags.csv").write_text("sequence,tag\nwolf,small\n")
+    with pytest.raises(
+        ConfigError, match=r"tags\.csv has tags for none of the 2 sequences(.|\n)*such as bear"
+    ) as error:
+        score(root, prediction, tags=tmp_path / "tags.csv")
+    assert lines(error) <= 8
+    assert score(root, prediction, split="train", tags=tmp_path / "tags.csv").tags["small"]["objects"] == 1
+    save(root / "tags.json", {"wolf": ["small"]})  # nobody asked for it
+    assert score(root, prediction).tags == {}
 
 
 @pytest.mark.parametrize(
@@ -849,8 +1039,10 @@ def test_json_reads_back_equal(pair, tmp_path):
     assert len(content["problems"]) == 2
 
 
-def test_no_number_is_null_in_json(pair, tmp_path):
-    scores = score(pair[0], write(tmp_path / "other", {"wolf": SET["swan"]}), strict=False)
+def test_no_number_is_null_in_json(tmp_path):
+    short = {"a": moving(range(2), _1=2)}
+    scores = score(write(tmp_path / "gt", short), write(tmp_path / "pred", short), strict=False)
+    assert math.isnan(scores.summary["J&F"])
     scores.write_json(tmp_path / "scores.json")
     summary = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)["summary"]
     assert summary["J&F"] is None
@@ -912,17 +1104,40 @@ def test_a_table_of_an_earlier_scoring_does_not_stay(pair, tmp_path):
     [
         ({"protocol": "davis"}, "no protocol 'davis'"),
         ({"workers": 0}, "workers is 0"),
-        ({"frames": "all"}, "frames is 'all' with the protocol davis2017"),
         ({"protocol": "vos_benchmark", "frames": "listed"}, "one of inner, all"),
         ({"protocol": "youtube_vos", "frames": "odd"}, "one of listed, inner, all"),
-        ({"unseen": "x.txt"}, "davis2017 does not tell seen from unseen"),
-        ({"protocol": "vos_benchmark", "unseen": "x.txt"}, "vos_benchmark does not tell"),
     ],
 )
 def test_arguments_that_do_not_fit(pair, options, says):
     with pytest.raises(ConfigError, match=says) as error:
         score(*pair, **options)
     assert lines(error) <= 8
+
+
+VIDEO = {"davis2016", "davis2017", "vos_benchmark", "youtube_vos", "lvos", "long_time_video"}
+TAKEN = {  # a value, and who takes it
+    "frames": ("all", {"vos_benchmark", "youtube_vos"}),
+    "unseen": ("x.txt", {"youtube_vos", "lvos"}),
+    "tags": ("x.csv", VIDEO),
+    "classes": ("voc", {"semantic"}),
+    "absent": ("counted", {"semantic"}),
+}
+
+
+@pytest.mark.parametrize("protocol", sorted(VIDEO | {"youtube_vis", "semantic"}))
+@pytest.mark.parametrize("name", TAKEN)
+def test_arguments_that_a_protocol_does_not_take(tmp_path, name, protocol):
+    """Defaults that are spelled out too; before any path is looked at."""
+    value, takers = TAKEN[name]
+    with pytest.raises(UserError) as error:
+        score(tmp_path / "no", tmp_path / "no", protocol, **{name: value})
+    if protocol in takers:
+        assert str(tmp_path / "no") in str(error.value)
+        return
+    assert isinstance(error.value, ConfigError)
+    first, second = str(error.value).splitlines()
+    assert first == f"{name} is given, but {protocol} does not take it"
+    assert set(second.removesuffix(" would").strip().split(", ")) == takers
 
 
 def test_paths_that_are_not_there(pair, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError, UserError
+from lightning_vos.evaluation import score
 from lightning_vos.evaluation.problems import ProblemKind, ScoringError
 from lightning_vos.evaluation.semantic import CLASS_SETS, score_semantic
 from lightning_vos.io.masks import VOC_PALETTE
@@ -329,6 +330,27 @@ def test_lists(devkit, tmp_path, content):
     assert [item.sequence for item in scores.left_out] == ["2007_000001", "2007_000003"]
 
 
+@pytest.mark.parametrize("above", [0, 1, 2])
+def test_lists_of_the_dataset_go_by_their_names(devkit, tmp_path, monkeypatch, above):
+    root, predictions = devkit
+    (root / "ImageSets/Segmentation/train.txt").write_text("2007_000000\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train").write_text("2007_000002\n")  # a file of that name counts for less
+    (tmp_path / "mine").write_text("2007_000001\n2007_000002\n")
+    truth = (root, *root.parents)[above]
+    for split, names in (
+        ("train", ["2007_000000"]),
+        ("val", ["2007_000001", "2007_000003"]),
+        ("mine", ["2007_000001", "2007_000002"]),
+    ):
+        scores = score_semantic(truth, predictions, split=split)
+        assert {item.sequence for item in scores.left_out} == {f"2007_{n:06}" for n in range(4)} - set(names)
+        assert repr(score(truth, predictions, "semantic", split=split)) == repr(scores)
+    with pytest.raises(DatasetNotFoundError, match="vall") as error:
+        score_semantic(truth, predictions, split="vall")
+    assert len(str(error.value).splitlines()) <= 8
+
+
 def test_augmented_truth_is_taken_where_there_is_no_other(devkit):
     root, predictions = devkit
     wanted = score_semantic(root, predictions)
@@ -366,17 +388,17 @@ def test_raw_coco_ids_are_named(tmp_path):
 
 
 def without_list(truth, predictions):
-    return {"names": truth / "no.txt"}
+    return {"split": str(truth / "no.txt")}
 
 
 def empty_list(truth, predictions):
     (truth / "list.txt").write_text("\n")
-    return {"names": truth / "list.txt"}
+    return {"split": str(truth / "list.txt")}
 
 
 def list_that_leads_out(truth, predictions):
     (truth / "list.txt").write_text("a\n../../../etc/passwd\n")
-    return {"names": truth / "list.txt"}
+    return {"split": str(truth / "list.txt")}
 
 
 def no_predictions(truth, predictions):

@@ -145,9 +145,33 @@ def test_masks_too_far_down(handed_in, depth):
     refused(handed_in(under(depth)), f"found {depth[0]}")
 
 
-def test_the_folder_of_one_sequence_alone(handed_in):
+def test_the_folder_of_one_sequence_alone(tmp_path):
     """The frames themselves, in place of the folder that holds the folder of their sequence."""
-    refused(handed_in({"00000.png": png(1), "00001.png": png(1)}), "found no folder", "holds the folders of the seq")
+    frames = {"00000.png": png(1), "00001.png": png(1)}
+    refused(as_folder(tmp_path / "bear", frames), "this is the folder of one sequence", "its parent is wanted")
+    refused(as_zip(tmp_path / "bear", frames), "<sequence>/<frame>.png", "holds the folders of the sequences")
+    assert list(find_sequences(tmp_path)) == ["bear"]
+
+
+def test_the_folder_of_several_runs(tmp_path):
+    runs = as_folder(tmp_path / "runs", under("one/masks") | under("two/masks"))
+    refused(runs, "found the folders of several runs: name one of one, two")
+    assert contents(runs / "two") == CONTENT
+
+
+def test_a_folder_of_images_in_place_of_masks(tmp_path):
+    images = as_folder(tmp_path / "JPEGImages", {"bear/00000.jpg": b"", "swan/00000.jpg": b""})
+    refused(images, "found bear, swan, which hold JPEGs: masks are PNGs")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("wrapper", ["", "my submission"])
+def test_members_with_backslashes(tmp_path, layout, wrapper):
+    """As some programs for Windows write them."""
+    files = under(wrapper, under(layout)) | {"__MACOSX/bear/._00000.png": b"shadow", ".hidden/bear/00000.png": b""}
+    path = as_zip(tmp_path / "a", {name.replace("/", "\\"): data for name, data in files.items()})
+    assert zipfile.ZipFile(path).namelist()[0].count("\\") > 0
+    assert contents(path) == CONTENT
 
 
 def test_many_folders_are_not_all_named(handed_in):
@@ -219,6 +243,7 @@ def test_names_that_lead_out_of_a_zip_lead_nowhere(tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "00000.png").write_bytes(png(66))
     names = ["../secret/00000.png", str(tmp_path / "secret" / "00000.png"), "bear/../../secret/00000.png"]
+    names += [name.replace("/", "\\") for name in names]
     for number, name in enumerate(names):
         (tmp_path / f"{number}").mkdir()
         path = as_zip(tmp_path / f"{number}" / "a", {name: png(11)})
@@ -227,7 +252,7 @@ def test_names_that_lead_out_of_a_zip_lead_nowhere(tmp_path):
         except DatasetNotFoundError:
             continue
         assert [data for frames in found.values() for data in frames.values()] == [png(11)]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1", "2", "secret"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1", "2", "3", "4", "5", "secret"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "/", "./", "..", "../", "bear/.", ".png", "bear/.png", "\0.png", "//.png"])

@@ -203,9 +203,12 @@ def test_the_variance_is_rounded_to_four_places_before_the_root():
 def test_groups_are_averaged_apart_and_then_evenly():
     tables = {
         "a": np.concatenate([table([1.0], [0.5], k, Group.SEEN) for k in (1, 2, 3)]),
-        "b": np.concatenate([table([0.5, 0.0], [0.25, 0.25], 1, Group.UNSEEN), table([0.5], [0.0], 2, Group.SEEN)]),
+        "b": np.concatenate(
+            [table([0.5, 0.0], [0.25, 0.25], 1, Group.UNSEEN, under=[1, 2]), table([0.5], [0.0], 2, Group.SEEN)]
+        ),
     }
-    summary = summarize(tables).summary
+    scores = summarize(tables)
+    summary = scores.summary
     J_seen, F_seen, J_unseen, F_unseen = (100 * v for v in ((3 + 0.5) / 4, 1.5 / 4, 0.25, 0.25))
     expected = {
         "J_seen": J_seen,
@@ -218,18 +221,25 @@ def test_groups_are_averaged_apart_and_then_evenly():
         "F": (F_seen + F_unseen) / 2,
         "V": 100 * math.sqrt(0.0156) / 2,
         "J&F": (J_seen + J_unseen + F_seen + F_unseen) / 4,
-        "J_recall": 100 * 3 / 5,  # what no benchmark splits stays the plain mean over objects
+        "J_recall": 100 * (3 / 4 + 0) / 2,
+        "F_recall": 0.0,
+        "J_decay": scores.objects["b", 1]["J_decay"] / 2,  # 0 of all seen ones, which have one frame
+        "F_decay": 0.0,
+        "swapped": 100 * (0 + 1 / 2) / 2,
+        "switches": 1,
     }
-    assert {name: summary[name] for name in expected} == pytest.approx(expected)
+    assert scores.objects["b", 1]["J_decay"] > 0
+    assert summary == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("group", [Group.SEEN, Group.UNSEEN])
 def test_a_mean_over_an_empty_group_is_none(group):
     summary = summarize({"a": table([1.0], [0.5], 1, group)}).summary
-    here, other = ("seen", "unseen") if group == Group.SEEN else ("unseen", "seen")
+    here = "seen" if group == Group.SEEN else "unseen"
     assert (summary[f"J_{here}"], summary[f"F_{here}"]) == (100.0, 50.0)
-    for name in (f"J_{other}", f"F_{other}", "J", "F", "V", "J&F"):
-        assert math.isnan(summary[name])
+    assert summary.pop("switches") == 0
+    there = {name for name, value in summary.items() if not math.isnan(value)}
+    assert there == {f"{name}_{here}" for name in "JFV"}
 
 
 def test_of_nothing_there_is_no_mean():
