@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from lightning_vos.backbones import Backbone
-from lightning_vos.models.mavos.network import MAVOSNetwork
 from lightning_vos.metrics.sequence import Plan
+from lightning_vos.models.mavos.network import MAVOSNetwork
 from lightning_vos.structures import Clip, ScoredVideo, Video
 
 
