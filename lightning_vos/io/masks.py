@@ -22,6 +22,7 @@ def _voc_palette() -> bytes:
 VOC_PALETTE: bytes = _voc_palette()
 """The PASCAL VOC colour map, 256 x RGB: bits 0, 1, 2 of the index are the top bits of R, G, B, and so on."""
 
+
 def read_mask(path: Path, size: tuple[int, int] | None = None, *, resize: bool = False) -> NDArray[np.uint8]:
     """Read the object ids of a mask.
 
