@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.clips import ClipDataset, ClipSampler, StepSampler
+from datamodules.clips import MAX_OBJECTS, ClipDataset, ClipSampler, FrameSampler, StepSampler
 from datamodules.readers import SequenceFiles
 from datamodules.transforms import ClipTransform
+from lightning_vos.errors import ConfigError, UserError
 from lightning_vos.structures import Clip, ScoredVideo
 
 Split = Literal["train", "val", "test"]
 
 _SAMPLER = ClipSampler()
 _TRANSFORM = ClipTransform()
+
+
+class ServerSplit(NamedTuple):
+    """Where a split is scored whose truth is not public; what `lightning_vos.evaluation.submission.pack` takes."""
+
+    benchmark: str
+    dataset: Path
+    split: str | None
 
 
 class VideoDataset(Dataset[ScoredVideo]):
@@ -52,9 +63,12 @@ class VOSDataModule(LightningDataModule, ABC):
         sampler: Which frames make a clip.
         transform: Augmentation of a clip.
         merge: Probability that the objects of a second clip are pasted over a clip.
+        max_objects: The most objects of a clip; further ones, drawn at random, become background.
+        skip_broken: Whether training leaves out sequences that lack files, and draws anew where a file cannot be read,
+            instead of stopping; what is skipped is counted and named. Nothing is ever skipped that is scored.
 
     Raises:
-        ValueError: `batch_size` or `workers` is no count.
+        ValueError: `batch_size`, `workers` or `max_objects` is no count.
     """
 
     def __init__(
@@ -62,19 +76,26 @@ class VOSDataModule(LightningDataModule, ABC):
         root: Path,
         batch_size: int = 4,
         workers: int = 4,
-        sampler: ClipSampler = _SAMPLER,
+        sampler: FrameSampler = _SAMPLER,
         transform: ClipTransform = _TRANSFORM,
         merge: float = 0.3,
+        max_objects: int = MAX_OBJECTS,
+        skip_broken: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or workers < 0:
-            raise ValueError(f"batch_size is {batch_size}, workers is {workers}; expected at least 1 and at least 0")
+        if batch_size < 1 or workers < 0 or not 0 < max_objects < 255:
+            raise ValueError(
+                f"batch_size is {batch_size}, workers is {workers}, max_objects is {max_objects}; "
+                "expected at least 1, at least 0, and 1 to 254"
+            )
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.workers = workers
         self.sampler = sampler
         self.transform = transform
         self.merge = merge
+        self.max_objects = max_objects
+        self.skip_broken = skip_broken
         self._sequences: dict[Split, Sequence[SequenceFiles]] = {}
 
     @abstractmethod
@@ -89,24 +110,79 @@ class VOSDataModule(LightningDataModule, ABC):
     def describe(self, split: Split) -> tuple[str, Path]:
         """Name the dataset with the split in a few words, and the folder where it was found."""
 
+    @property
+    def protocol(self) -> str | None:
+        """The protocol of `lightning_vos.evaluation.score` that gives what `test` logs; None: J&F alone."""
+        return None
+
+    def server(self) -> ServerSplit | None:
+        """Where the test split is scored if its truth is not public."""
+        return None
+
+    def chances(self) -> NDArray[np.float64] | None:
+        """How probable each training sequence is, as (S,) weights; None: all alike."""
+        return None
+
     def setup(self, stage: str) -> None:
         """Find the sequences that a stage needs and say which they are."""
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in needed.get(stage, ("test",)):
-            if split in self._sequences:
-                continue
+            self.find(split)
+
+    def find(self, split: Split) -> Sequence[SequenceFiles]:
+        """The sequences of a split; the first call looks for them and says which they are."""
+        if split not in self._sequences:
             found = self._sequences[split] = self.sequences(split)
             frames = sum(len(sequence.frames) for sequence in found)
             title, folder = self.describe(split)
             plural = "s" if len(found) > 1 else ""
             rank_zero_info(f"{title}: {len(found)} sequence{plural}, {frames} frames in {folder.absolute()}")
+        return self._sequences[split]
+
+    def read_each(
+        self, split: Split, names: Iterable[str], read: Callable[[str], SequenceFiles]
+    ) -> Sequence[SequenceFiles]:
+        """Read the sequences of a split by their names; training leaves out broken ones if `skip_broken` says so.
+
+        Raises:
+            UserError: A sequence is broken, or, of those to train on, all are.
+        """
+        if split != "train" or not self.skip_broken:
+            return [read(name) for name in names]
+        found, errors = [], []
+        for name in names:
+            try:
+                found.append(read(name))
+            except UserError as error:
+                errors.append(error)
+        if errors and not found:
+            raise errors[0]
+        if errors:
+            total, first = len(found) + len(errors), str(errors[0]).splitlines()[0]
+            rank_zero_warn(f"{len(errors)} of {total} training sequences are broken and left out; the first: {first}")
+        return found
 
     def train_dataloader(self) -> DataLoader[Clip]:
-        """Endless batches of clips."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        """Endless batches of clips.
+
+        Raises:
+            ConfigError: All sequences are too short for the sampler.
+        """
         rank, world = self._rank_and_world()
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        sequences, chances = self._long_enough(self.find("train"), self.chances())
         return DataLoader(
-            ClipDataset(self._sequences["train"], self.sampler, self.transform, self.merge, seed),
+            ClipDataset(
+                sequences,
+                self.sampler,
+                self.transform,
+                self.merge,
+                int(os.environ.get("PL_GLOBAL_SEED", "0")),
+                chances=chances,
+                items_a_step=self.batch_size * world * accumulated,
+                max_objects=self.max_objects,
+                skip_broken=self.skip_broken,
+            ),
             batch_size=self.batch_size,
             sampler=StepSampler(self.batch_size, rank, world, self._batches_done),
             num_workers=self.workers,
@@ -133,8 +209,26 @@ class VOSDataModule(LightningDataModule, ABC):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
+    def _long_enough(
+        self, sequences: Sequence[SequenceFiles], chances: NDArray[np.float64] | None
+    ) -> tuple[Sequence[SequenceFiles], NDArray[np.float64] | None]:
+        if self.sampler.shortest == 1:
+            return sequences, chances
+        kept = [k for k, sequence in enumerate(sequences) if len(sequence.masks) >= self.sampler.shortest]
+        if not kept:
+            raise ConfigError(
+                f"None of the {len(sequences)} training sequences has {self.sampler.shortest} annotated frames, "
+                "which a clip needs.\nLower data.sampler.length, or train on longer videos."
+            )
+        if len(kept) < len(sequences):
+            rank_zero_info(
+                f"{len(sequences) - len(kept)} of {len(sequences)} training sequences are left out: "
+                f"they have fewer than {self.sampler.shortest} annotated frames"
+            )
+        return [sequences[k] for k in kept], None if chances is None else chances[kept]
+
     def _videos(self, split: Split) -> DataLoader[ScoredVideo]:
-        videos = VideoDataset(self._sequences[split])
+        videos = VideoDataset(self.find(split))
         rank, world = self._rank_and_world()
         return DataLoader(videos, batch_size=None, sampler=range(rank, len(videos), world) or [rank % len(videos)])
 

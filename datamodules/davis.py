@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.base import Split, VOSDataModule
-from datamodules.readers import SequenceFiles, masks_of, plain_names, read_names, sequence_frames
+from datamodules.base import ServerSplit, Split, VOSDataModule
+from datamodules.readers import SequenceFiles, masks_of, not_found, plain_names, read_names, sequence_frames
 from lightning_vos.errors import DatasetNotFoundError, MaskError
 
 _FRAMES = Path("JPEGImages/480p")
@@ -15,7 +15,7 @@ _FRAMES = Path("JPEGImages/480p")
 class DAVIS(VOSDataModule):
     """DAVIS 2017 (several objects) or 2016 (one, the whole foreground) at 480p; prompted by the first mask alone.
 
-    A split of which only the first masks are public (`test-dev`) has no truth.
+    A split of which only the first masks are public (`test-dev`, `test-challenge`) has no truth.
 
     Args:
         root: The DAVIS folder or the folder that holds it.
@@ -51,7 +51,19 @@ class DAVIS(VOSDataModule):
             MaskError: A mask is missing or too many.
         """
         names, source = self._names(self.splits[split])
-        return [self._sequence(name, source, dense=split == "train") for name in names]
+        return self.read_each(split, names, lambda name: self._sequence(name, source, dense=split == "train"))
+
+    @property
+    def protocol(self) -> str:
+        """`davis2016` or `davis2017`."""
+        return f"davis{self.year}"
+
+    def server(self) -> ServerSplit | None:
+        """That of the 2017 challenges, for the lists that begin with `test-`."""
+        split = self.splits["test"]
+        if self.year == 2016 or not split.startswith("test-"):
+            return None
+        return ServerSplit("davis2017_test_dev", self.folder, split)
 
     @cached_property
     def folder(self) -> Path:
@@ -59,16 +71,15 @@ class DAVIS(VOSDataModule):
         for folder in (self.root, self.root / "DAVIS"):
             if (folder / _FRAMES).is_dir():
                 return folder
-        entries = sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else None
-        found = "no such folder" if entries is None else ", ".join(entries[:6]) or "an empty folder"
-        raise DatasetNotFoundError(
-            f"DAVIS {self.year} is not at data.root={self.root}: no {_FRAMES} in {self.root.absolute()} or its DAVIS.\n"
-            f"  found there: {found}{', ...' if entries and len(entries) > 6 else ''}\n"
-            f"  expected: DAVIS/{_FRAMES}/<sequence>/*.jpg, DAVIS/Annotations/480p/<sequence>/*.png\n"
-            f"            DAVIS/ImageSets/{self.year}/<split>.txt\n"
-            "Get it (480p) from https://davischallenge.org and name its folder with --data.root FOLDER,\n"
-            "or write a small synthetic set in this layout, then run the same command again:\n"
-            f"  lightning_vos data demo {self.root} --layout davis"
+        raise not_found(
+            self.root,
+            f"DAVIS {self.year} is not at data.root={self.root}: no {_FRAMES} in {self.root.absolute()} or its DAVIS.",
+            (
+                f"DAVIS/{_FRAMES}/<sequence>/*.jpg, DAVIS/Annotations/480p/<sequence>/*.png",
+                f"DAVIS/ImageSets/{self.year}/<split>.txt",
+            ),
+            "https://davischallenge.org (480p)",
+            "davis",
         )
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +48,7 @@ class SequenceFiles:
         binary: Every foreground pixel, 255 too, is object 1 (DAVIS 2016).
         first_frame_only: The prompts come from the first mask alone, else from every object's first appearance.
         resize_masks: A mask of another size than the frame is resized (nearest), else it is a `MaskError`.
+        spacing: Every how many-th frame of the video as it was filmed is annotated: 5 of YouTube-VOS.
     """
 
     name: str
@@ -54,6 +57,7 @@ class SequenceFiles:
     binary: bool = False
     first_frame_only: bool = True
     resize_masks: bool = False
+    spacing: int = 1
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -101,21 +105,24 @@ class SequenceFiles:
             MaskError: The first mask shows no object, or a mask cannot be used.
         """
         prompts = self._prompts()
-        first = next(iter(self.masks))
         video = Video(
             name=self.name,
             frames=FrameFolder(self.frames),
             frame_names=[path.stem for path in self.frames],
             prompts=prompts,
             size=self.size,
-            palette=read_palette(self.masks[first]) or VOC_PALETTE,
+            palette=read_palette(self.masks[min(prompts)]) or VOC_PALETTE,
         )
+        plan = self._plan(prompts)
+        return ScoredVideo(index, video, None if plan is None else FolderTruth(self, plan))
+
+    def _plan(self, prompts: Mapping[int, NDArray[np.uint8]]) -> Plan | None:
+        """What is scored; None where there is no truth."""
         # The protocol leaves out the first and the last annotated frame.
         if len(self.masks) < 3 or not self.is_dense:
-            return ScoredVideo(index, video, None)
+            return None
         annotated = tuple(self.masks)
-        plan = davis_plan(annotated, prompts[first]) if self.first_frame_only else appearing_plan(annotated)
-        return ScoredVideo(index, video, FolderTruth(self, plan))
+        return davis_plan(annotated, prompts[annotated[0]]) if self.first_frame_only else appearing_plan(annotated)
 
     def _prompts(self) -> dict[int, NDArray[np.uint8]]:
         prompts: dict[int, NDArray[np.uint8]] = {}
@@ -144,6 +151,95 @@ class SequenceFiles:
             seen |= ids
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListedSequence(SequenceFiles):
+    """A sequence whose objects are listed: each is given in the frame it is listed for, whatever masks there are.
+
+    Of a mask nothing but the objects that are listed to begin there can become a prompt. 255 is an object like others.
+
+    Attributes:
+        firsts: Object id -> the frame in which it first appears.
+        plan: What is scored; None where the truth is not public.
+    """
+
+    firsts: Mapping[int, int]
+    plan: Plan | None
+
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        """As `SequenceFiles.labels`, 255 included."""
+        return read_mask(self.masks[index], self.size, resize=self.resize_masks)
+
+    def _plan(self, prompts: Mapping[int, NDArray[np.uint8]]) -> Plan | None:
+        return self.plan
+
+    def _prompts(self) -> dict[int, NDArray[np.uint8]]:
+        prompts: dict[int, NDArray[np.uint8]] = {}
+        for frame in sorted(set(self.firsts.values())):
+            begin = {object_id for object_id, first in self.firsts.items() if first == frame}
+            labels = self.labels(frame)
+            prompt = np.where(np.isin(labels, list(begin)), labels, np.uint8(0))
+            hidden = sorted(begin - _object_ids(prompt))
+            if hidden:
+                warnings.warn(
+                    f"{self.masks[frame]} does not show objects {hidden}, which are listed to begin there: "
+                    "they are never given.",
+                    stacklevel=2,
+                )
+            if prompt.any():
+                prompts[frame] = prompt
+        if not prompts:
+            raise MaskError(
+                f"No object of {self.name} is shown in the mask where it is listed to begin, for example in\n"
+                f"  {self.masks[min(self.firsts.values())]}, objects {sorted(self.firsts)}.\n"
+                "Get the masks of that video again, or take it off the list."
+            )
+        return prompts
+
+
+def require_masks(sequence: SequenceFiles, frames: Iterable[int], folder: Path, source: Path) -> None:
+    """Check that the frames of a sequence have masks.
+
+    Args:
+        sequence: The sequence.
+        frames: Those that should have one.
+        folder: Where the masks lie.
+        source: The list that says so, for the message.
+
+    Raises:
+        MaskError: Some have none.
+    """
+    missing = [sequence.frames[frame].stem for frame in frames if frame not in sequence.masks]
+    if missing:
+        raise MaskError(
+            f"{folder} lacks masks of frames that {source} lists\n"
+            f"  missing: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''} ({len(missing)})\n"
+            f"  found: {len(sequence.masks)} masks for {len(sequence.frames)} frames.\n"
+            "The copy is not complete: copy it again."
+        )
+
+
+def positions_of(frames: Sequence[Path], names: Iterable[str], source: Path) -> list[int]:
+    """The positions of named frames.
+
+    Args:
+        frames: All frames.
+        names: Names without suffix.
+        source: The list that names them, for the message.
+
+    Raises:
+        FrameError: There is no frame of a name.
+    """
+    index = {path.stem: number for number, path in enumerate(frames)}
+    for name in names:
+        if name not in index:
+            raise FrameError(
+                f"{source} lists frame {name} of {frames[0].parent.name}, but {frames[0].parent} holds none of that "
+                f"name.\n  found: {len(frames)} frames, {frames[0].name} to {frames[-1].name}\n"
+                "The copy is not complete: copy it again."
+            )
+    return [index[name] for name in names]
+
+
 def _object_ids(labels: NDArray[np.uint8]) -> set[int]:
     return set(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - {0}
 
@@ -169,6 +265,33 @@ def masks_of(frames: Sequence[Path], folder: Path) -> dict[int, Path]:
                 f"but no {path.stem}.\nA mask has the name of its frame: rename or remove it."
             )
     return {index[path.stem]: path for path in masks}
+
+
+def not_found(root: Path, what: str, tree: Sequence[str], source: str, layout: str) -> DatasetNotFoundError:
+    """The error for a dataset that is not where it was looked for: what to have there, and the ways to get it.
+
+    Args:
+        root: Where it was looked for.
+        what: What is missing, in a line.
+        tree: The files that are expected, in lines.
+        source: Where the dataset is had.
+        layout: What `lightning_vos data demo --layout` calls it.
+    """
+    entries = sorted(path.name for path in root.iterdir()) if root.is_dir() else None
+    found = "no such folder" if entries is None else ", ".join(entries[:6]) or "an empty folder"
+    return DatasetNotFoundError(
+        "\n".join(
+            [
+                what,
+                f"  found there: {found}{', ...' if entries and len(entries) > 6 else ''}",
+                f"  expected: {tree[0]}",
+                *(f"            {line}" for line in tree[1:]),
+                f"Get it from {source} and name its folder with --data.root FOLDER,",
+                "or write a small synthetic set in this layout, then run the same command again:",
+                f"  lightning_vos data demo {root} --layout {layout}",
+            ]
+        )
+    )
 
 
 def read_names(path: Path) -> list[str]:
@@ -203,11 +326,36 @@ def sequence_frames(folder: Path, source: Path) -> list[Path]:
 
     Raises:
         DatasetNotFoundError: There is no such folder.
-        FrameError: It holds no image.
+        FrameError: It holds no image, or one whose name is no number, or numbers that names do not sort by.
     """
     if not folder.is_dir():
         raise DatasetNotFoundError(
             f"{source} names the sequence {folder.name!r}, but there is no folder {folder}.\n"
             "The copy is not complete: add the folder, or take the name off the list."
         )
-    return list_frames(folder)
+    frames = list_frames(folder)
+    for path in frames:
+        if not path.stem.isdecimal():
+            raise FrameError(
+                f"{path} is no frame of the dataset: its name is no number.\n"
+                f"Expected names such as {'00000' if path is frames[0] else frames[0].stem}{path.suffix}: "
+                "remove it, or name the frames by numbers."
+            )
+    return ordered_frames(folder)
+
+
+def ordered_frames(folder: Path) -> list[Path]:
+    """The frames in a folder, whose names sort as the numbers in them do.
+
+    Raises:
+        FrameError: It holds no image, or they do not.
+    """
+    frames = list_frames(folder)
+    counted = sorted(frames, key=lambda path: [int(part) for part in re.findall(r"\d+", path.stem)])
+    for path, other in zip(frames, counted, strict=True):
+        if path != other:
+            raise FrameError(
+                f"The names of the frames in {folder} do not sort as their numbers do: {path.name} comes before "
+                f"{other.name}.\nExpected numbers of as many digits each, such as 00000.jpg: rename them."
+            )
+    return frames

@@ -15,7 +15,7 @@ from lightning_vos.errors import ConfigError
 
 TAGS = ("occlusion", "disappearance", "re-appearance", "scale", "look-alike", "speed", "crossing")
 _TRIES = 50  # nearly every first one will do
-_PERCEPTIBLE = 1 / 230  # share of the frame, 40 pixels of 97 x 97
+PERCEPTIBLE = 1 / 230  # share of the frame, 40 pixels of 97 x 97
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RenderedClip(NamedTuple):
     tags: tuple[str, ...]  # the difficulties that its masks show, in the order of `TAGS`
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
     """What two look-alikes have in common."""
 
     shape: str  # "blob", "polygon" or "ellipse"
@@ -51,7 +51,7 @@ class _Look(NamedTuple):
     grain: float  # period of the texture, pixels
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """A flat textured thing that moves; the mask shows `label`, which is 0 for scenery."""
 
     label: int
@@ -95,22 +95,22 @@ def render_clip(
     images = np.empty((frames, height, width, 3), np.uint8)
     silhouettes = np.zeros((len(layers), frames, height, width), np.bool)
     for time in range(frames):
-        image = _place(ground, time, height, width)[..., :3].astype(np.float32)
+        image = place_layer(ground, time, height, width)[..., :3].astype(np.float32)
         for layer, silhouette in zip(layers, silhouettes, strict=True):
-            drawn = _place(layer, time, height, width)
+            drawn = place_layer(layer, time, height, width)
             image += (drawn[..., :3] - image) * (drawn[..., 3:] * np.float32(1 / 255))
             silhouette[time] = drawn[..., 3] >= 128
         image += rng.standard_normal(image.shape, np.float32) * 4
         images[time] = image.clip(0, 255)
 
-    top = _top(silhouettes)
+    top = front_layer(silhouettes)
     labels = np.array([0, *(layer.label for layer in layers)], np.uint8)
     return RenderedClip(images, labels[top], _difficulties(layers, silhouettes, top))
 
 
 def _scene(
     rng: np.random.Generator, frames: int, height: int, width: int, difficulty: Difficulty
-) -> tuple[list[_Layer], _Layer]:
+) -> tuple[list[Layer], Layer]:
     """The layers of a clip, from back to front, and the ground below them."""
     # Nothing is drawn where no crossing can come, so that sets without crossings are what they always were.
     if difficulty.crossing and rng.random() < difficulty.crossing:
@@ -130,7 +130,7 @@ def _scene(
 
     largest = {1: 0.13, 2: 0.11, 3: 0.085, 4: 0.07}[count]  # shares of the frame
     radii = np.sqrt(np.exp(rng.uniform(math.log(0.045), math.log(largest), len(looks))) * height * width / math.pi)
-    starts = _apart(rng, radii, height, width)
+    starts = spread_apart(rng, radii, height, width)
     paths = [
         _wander(rng, start, radius, frames, height, width, swift=wanted["speed"] and k == target)
         for k, (start, radius) in enumerate(zip(starts, radii, strict=True))
@@ -141,16 +141,16 @@ def _scene(
     layers = []
     for k, (look, radius, path) in enumerate(zip(looks, radii, paths, strict=True)):
         zoom = rng.uniform(1.6, 1.9) if wanted["scale"] and k == (target + 1) % count else rng.uniform(1, 1.2)
-        layers.append(_layer(rng, k + 1 if k < count else 0, look, radius, path, zoom=zoom, is_twin=k in twins))
+        layers.append(draw_layer(rng, k + 1 if k < count else 0, look, radius, path, zoom=zoom, is_twin=k in twins))
     rng.shuffle(layers)
     if wanted["occlusion"]:
-        look = _Look("blob", "noise", _colours(hues[count + 1], 0.35, 0.45, 0.7), 12.0)
+        look = Look("blob", "noise", draw_colours(hues[count + 1], 0.35, 0.45, 0.7), 12.0)
         radius = radii[target] * rng.uniform(0.95, 1.15)
-        layers.append(_layer(rng, 0, look, radius, _cross(rng, paths[target]), zoom=1.05, is_twin=False))
-    return layers, _ground(rng, hues[count], frames, height, width)
+        layers.append(draw_layer(rng, 0, look, radius, _cross(rng, paths[target]), zoom=1.05, is_twin=False))
+    return layers, draw_ground(rng, hues[count], frames, height, width)
 
 
-def _crossing_scene(rng: np.random.Generator, frames: int, height: int, width: int) -> tuple[list[_Layer], _Layer]:
+def _crossing_scene(rng: np.random.Generator, frames: int, height: int, width: int) -> tuple[list[Layer], Layer]:
     """Two or three doubles that meet and part, in the order of `_scene`: motion alone does not tell who is who.
 
     All come from different sides, meet in one place at one time, and then either all go on or all turn back.
@@ -175,42 +175,42 @@ def _crossing_scene(rng: np.random.Generator, frames: int, height: int, width: i
         for side in sides
     ]
 
-    first = _layer(rng, 1, _object_look(rng, hue), radius, paths[0], zoom=rng.uniform(1, 1.1), is_twin=True)
+    first = draw_layer(rng, 1, _object_look(rng, hue), radius, paths[0], zoom=rng.uniform(1, 1.1), is_twin=True)
     layers = [first]
     for label, path in enumerate(paths[1:], start=2):
         angle = first.placement[:, 2] + rng.uniform(-0.1, 0.1)
         scale = first.placement[:, 3] * rng.uniform(0.94, 1)
         layers.append(first._replace(label=label, placement=np.column_stack([path, angle, scale])))
     rng.shuffle(layers)
-    return layers, _ground(rng, hue + rng.uniform(0.35, 0.65), frames, height, width)
+    return layers, draw_ground(rng, hue + rng.uniform(0.35, 0.65), frames, height, width)
 
 
-def _object_look(rng: np.random.Generator, hue: float) -> _Look:
+def _object_look(rng: np.random.Generator, hue: float) -> Look:
     low = rng.uniform(0.3, 0.5)
-    return _Look(
+    return Look(
         shape=str(rng.choice(["blob", "polygon", "ellipse"])),
         texture=str(rng.choice(["noise", "stripes", "dots", "gradient"])),
-        colours=_colours(hue, rng.uniform(0.65, 0.95), low, low + rng.uniform(0.4, 0.5)),
+        colours=draw_colours(hue, rng.uniform(0.65, 0.95), low, low + rng.uniform(0.4, 0.5)),
         grain=rng.uniform(7, 14),
     )
 
 
-def _colours(hue: float, saturation: float, dark: float, light: float) -> NDArray[np.float32]:
+def draw_colours(hue: float, saturation: float, dark: float, light: float) -> NDArray[np.float32]:
     """A dark and a light colour of nearly one hue, (2, 3) RGB in [0, 255]."""
     pair = [colorsys.hsv_to_rgb(hue, saturation, dark), colorsys.hsv_to_rgb(hue + 0.04, saturation * 0.8, light)]
     return np.array(pair, np.float32) * 255
 
 
-def _layer(
+def draw_layer(
     rng: np.random.Generator,
     label: int,
-    look: _Look,
+    look: Look,
     radius: float,
     path: NDArray[np.float64],
     *,
     zoom: float,
     is_twin: bool,
-) -> _Layer:
+) -> Layer:
     """A shape that turns steadily and grows or shrinks by the factor `zoom` about a mean size of `radius`."""
     largest = radius * math.sqrt(zoom)
     side = 2 * math.ceil(largest * 1.6)
@@ -220,16 +220,16 @@ def _layer(
     time = np.linspace(0, 1, len(path))
     angle = rng.uniform(0, math.tau) + rng.uniform(-0.06, 0.06) * np.arange(len(path))
     scale = zoom ** -(time if rng.random() < 0.5 else 1 - time)
-    return _Layer(label, patch, np.column_stack([path, angle, scale]), is_twin)
+    return Layer(label, patch, np.column_stack([path, angle, scale]), is_twin)
 
 
-def _ground(rng: np.random.Generator, hue: float, frames: int, height: int, width: int) -> _Layer:
+def draw_ground(rng: np.random.Generator, hue: float, frames: int, height: int, width: int) -> Layer:
     """A wide soft texture with a finer one on it, which pans and turns slowly."""
     side = math.ceil(1.5 * math.hypot(height, width))
     dark = rng.uniform(0.2, 0.4)
-    colours = _colours(hue, rng.uniform(0.1, 0.5), dark, dark + 0.25)
-    coarse = _texture(rng, _Look("", "noise", colours, 40.0), side, side)
-    fine = _texture(rng, _Look("", str(rng.choice(["noise", "stripes", "dots"])), colours, 16.0), side, side)
+    colours = draw_colours(hue, rng.uniform(0.1, 0.5), dark, dark + 0.25)
+    coarse = _texture(rng, Look("", "noise", colours, 40.0), side, side)
+    fine = _texture(rng, Look("", str(rng.choice(["noise", "stripes", "dots"])), colours, 16.0), side, side)
     patch = np.full((side, side, 4), 255, np.uint8)
     patch[..., :3] = coarse * 0.6 + fine * 0.4
     drift = np.arange(frames)[:, None] - frames / 2
@@ -237,10 +237,10 @@ def _ground(rng: np.random.Generator, hue: float, frames: int, height: int, widt
     heading = rng.uniform(0, math.tau)
     path = np.array([width, height]) / 2 + speed * drift * [math.cos(heading), math.sin(heading)]
     angle = rng.uniform(0, math.tau) + rng.uniform(-0.005, 0.005) * drift
-    return _Layer(0, patch, np.column_stack([path, angle, np.ones(frames)]), is_twin=False)
+    return Layer(0, patch, np.column_stack([path, angle, np.ones(frames)]), is_twin=False)
 
 
-def _apart(rng: np.random.Generator, radii: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
+def spread_apart(rng: np.random.Generator, radii: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
     """Centres (N, 2) inside the frame: of some random draws the one whose objects keep most clear of each other."""
     bound = np.array([width, height]) - 2 * radii[:, None]
     draws = radii[:, None] + rng.random((64, len(radii), 2)) * bound
@@ -293,7 +293,7 @@ def _cross(rng: np.random.Generator, hidden: NDArray[np.float64]) -> NDArray[np.
     return hidden[meeting] - (np.arange(len(hidden)) - meeting)[:, None] * before * rng.uniform(0.8, 1.1)
 
 
-def _texture(rng: np.random.Generator, look: _Look, height: int, width: int) -> NDArray[np.uint8]:
+def _texture(rng: np.random.Generator, look: Look, height: int, width: int) -> NDArray[np.uint8]:
     """(H, W, 3) RGB."""
     angle = rng.uniform(0, math.tau)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -344,7 +344,7 @@ def _coverage(rng: np.random.Generator, shape: str, radius: float, side: int) ->
     return alpha
 
 
-def _place(layer: _Layer, time: int, height: int, width: int) -> NDArray[np.uint8]:
+def place_layer(layer: Layer, time: int, height: int, width: int) -> NDArray[np.uint8]:
     """(H, W, 4): the layer where it is at that time."""
     x, y, angle, scale = layer.placement[time]
     middle = (layer.patch.shape[0] - 1) / 2
@@ -353,7 +353,7 @@ def _place(layer: _Layer, time: int, height: int, width: int) -> NDArray[np.uint
     return np.asarray(cv2.warpAffine(layer.patch, matrix, (width, height)), np.uint8)
 
 
-def _top(silhouettes: NDArray[np.bool]) -> NDArray[np.uint8]:
+def front_layer(silhouettes: NDArray[np.bool]) -> NDArray[np.uint8]:
     """Number of the front layer, counted from 1, at every pixel: (L, ...) -> (...); 0 is the ground."""
     top = np.zeros(silhouettes.shape[1:], np.uint8)
     for k, silhouette in enumerate(silhouettes, start=1):
@@ -361,17 +361,17 @@ def _top(silhouettes: NDArray[np.bool]) -> NDArray[np.uint8]:
     return top
 
 
-def _shows_all(layers: Sequence[_Layer], height: int, width: int) -> bool:
-    silhouettes = np.stack([_place(layer, 0, height, width)[..., 3] >= 128 for layer in layers])
-    top = _top(silhouettes)
+def _shows_all(layers: Sequence[Layer], height: int, width: int) -> bool:
+    silhouettes = np.stack([place_layer(layer, 0, height, width)[..., 3] >= 128 for layer in layers])
+    top = front_layer(silhouettes)
     return all(
-        (top == k).sum() >= max(_PERCEPTIBLE * height * width, silhouettes[k - 1].sum() / 2)
+        (top == k).sum() >= max(PERCEPTIBLE * height * width, silhouettes[k - 1].sum() / 2)
         for k, layer in enumerate(layers, start=1)
         if layer.label
     )
 
 
-def _difficulties(layers: Sequence[_Layer], silhouettes: NDArray[np.bool], top: NDArray[np.uint8]) -> tuple[str, ...]:
+def _difficulties(layers: Sequence[Layer], silhouettes: NDArray[np.bool], top: NDArray[np.uint8]) -> tuple[str, ...]:
     """The tags that are true of the rendered masks, whatever was meant."""
     _, frames, height, width = silhouettes.shape
     diagonal = math.hypot(height, width)
@@ -381,7 +381,7 @@ def _difficulties(layers: Sequence[_Layer], silhouettes: NDArray[np.bool], top: 
         visible = top == k
         area = visible.sum(axis=(1, 2))
         if layer.is_twin:
-            twins_seen += area >= _PERCEPTIBLE * height * width
+            twins_seen += area >= PERCEPTIBLE * height * width
         if not layer.label:
             continue
         whole = silhouettes[k - 1]
@@ -411,7 +411,7 @@ def _difficulties(layers: Sequence[_Layer], silhouettes: NDArray[np.bool], top: 
         if layers[rear].patch is layers[front].patch:
             covered = (silhouettes[rear] & silhouettes[front]).sum(axis=(1, 2))
             hidden = (covered > 0) & (covered >= silhouettes[rear].sum(axis=(1, 2)) / 2)
-            seen = min((top[-1] == 1 + k).sum() for k in (rear, front)) >= _PERCEPTIBLE * height * width
+            seen = min((top[-1] == 1 + k).sum() for k in (rear, front)) >= PERCEPTIBLE * height * width
             if hidden.any() and not covered[0] and not covered[-1] and seen:
                 found.add("crossing")
     return tuple(tag for tag in TAGS if tag in found)

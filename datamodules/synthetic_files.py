@@ -104,7 +104,7 @@ def write_davis(root: Path, settings: SyntheticSettings) -> None:
     Raises:
         ConfigError: `root` holds something else, or a synthetic set of other settings, or cannot be made.
     """
-    _write_whole(root, settings, lambda draft: _write(draft, settings))
+    write_whole(root, settings, lambda draft: _write(draft, settings))
 
 
 def write_stills(root: Path, settings: StillSettings) -> None:
@@ -117,10 +117,10 @@ def write_stills(root: Path, settings: StillSettings) -> None:
     Raises:
         ConfigError: `root` holds something else, or a synthetic set of other settings, or cannot be made.
     """
-    _write_whole(root, settings, lambda draft: _write_images(draft, settings))
+    write_whole(root, settings, lambda draft: _write_images(draft, settings))
 
 
-def _write_whole(root: Path, settings: SyntheticSettings | StillSettings, write: Callable[[Path], None]) -> None:
+def write_whole(root: Path, settings: SyntheticSettings | StillSettings, write: Callable[[Path], None]) -> None:
     """Have a set written beside `root` and move it there, or leave alone what is complete."""
     if _is_written(root, settings):
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ MEAN_COLOUR = (124, 116, 104)  # of ImageNet, RGB: what is filled with it is abo
 _SEEDS = 2**32
 
 
-def _albumentations() -> Any:
+def import_albumentations() -> Any:
+    """The library, imported when it is first needed, and quietly."""
     # Otherwise it looks up its newest version over the network when it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
@@ -71,25 +73,40 @@ class ClipTransform:
         Returns:
             (T, crop, crop, 3) and (T, crop, crop).
         """
-        scaled = _seeded(self._scale, rng)(images=frames, masks=masks)
-        height, width = scaled["masks"].shape[1:]
-        library = _albumentations()
-        window = library.RandomCrop(min(self.crop, height), min(self.crop, width))
-        crop = _seeded(library.Compose([window]), rng)
+        import cv2
+
+        library = import_albumentations()
+        # What only moves pixels is drawn on one picture and done frame by frame: of a stack, it makes several copies.
+        height, width = seeded(self._scale, rng)(image=masks[0])["image"].shape
+        masks = np.stack([cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks])
+        size = min(self.crop, height), min(self.crop, width)
+        crop = seeded(library.Compose([library.RandomCrop(*size)], save_applied_params=True), rng)
         for _ in range(_CROP_TRIES):
-            clip = crop(images=scaled["images"], masks=scaled["masks"])
-            if np.bincount(clip["masks"][0].ravel(), minlength=256)[1:].max() > self.min_pixels:
+            drawn = crop(image=masks[0])
+            if np.bincount(drawn["image"].ravel(), minlength=256)[1:].max() > self.min_pixels:
                 break
-        colour = _seeded(self._colour, rng)
-        coloured = np.stack([colour(image=frame)["image"] for frame in clip["images"]])
-        done = _seeded(self._place, rng)(images=coloured, masks=clip["masks"])
-        return done["images"], done["masks"]
+        left, top, right, bottom = _applied(drawn)["RandomCrop"]["crop_coords"]
+        masks = masks[:, top:bottom, left:right]
+        colour = seeded(self._colour, rng)
+        inside = np.s_[top:bottom, left:right]
+        coloured = [colour(image=image)["image"] for image in _scaled(frames, (height, width), inside)]
+        places = _applied(seeded(self._place, rng)(image=coloured[0]))
+        step = -1 if "HorizontalFlip" in places else 1
+        if size == (self.crop, self.crop):
+            return np.stack([image[:, ::step] for image in coloured]), np.ascontiguousarray(masks[:, :, ::step])
+        top, left = places["PadIfNeeded"]["pad_top"], places["PadIfNeeded"]["pad_left"]
+        window = np.s_[:, top : top + masks.shape[1], left : left + masks.shape[2]]
+        images = np.full((len(frames), self.crop, self.crop, 3), MEAN_COLOUR, np.uint8)
+        images[window] = [image[:, ::step] for image in coloured]
+        labels = np.zeros(images.shape[:3], np.uint8)
+        labels[window] = masks[:, :, ::step]
+        return images, labels
 
     @cached_property
     def _scale(self) -> albumentations.Compose:
         import cv2
 
-        library = _albumentations()
+        library = import_albumentations()
         low, high = (round(factor * self.short_side) for factor in self.scale)
         return library.Compose(
             [
@@ -101,16 +118,17 @@ class ClipTransform:
 
     @cached_property
     def _colour(self) -> albumentations.Compose:
-        return _albumentations().Compose([_jitter(self.jitter), *_grey_and_blur(self.grey, self.blur)])
+        return import_albumentations().Compose([colour_jitter(self.jitter), *_grey_and_blur(self.grey, self.blur)])
 
     @cached_property
     def _place(self) -> albumentations.Compose:
-        library = _albumentations()
+        library = import_albumentations()
         return library.Compose(
             [
                 library.HorizontalFlip(p=self.flip),
                 library.PadIfNeeded(self.crop, self.crop, position="random", fill=MEAN_COLOUR, fill_mask=0),
-            ]
+            ],
+            save_applied_params=True,
         )
 
 
@@ -160,8 +178,8 @@ class StillTransform(ClipTransform):
             (T, crop, crop, 3) and (T, crop, crop), the labels exchanged.
         """
         exchanged = np.concatenate([np.zeros(1, np.uint8), 1 + rng.permutation(255).astype(np.uint8)])
-        clip = _seeded(self._turn, rng)(images=frames, masks=exchanged[masks])
-        first, later = _seeded(self._first, rng), _seeded(self._later, rng)
+        clip = seeded(self._turn, rng)(images=frames, masks=exchanged[masks])
+        first, later = seeded(self._first, rng), seeded(self._later, rng)
         done = [
             (later if time else first)(image=frame, mask=mask)
             for time, (frame, mask) in enumerate(zip(clip["images"], clip["masks"], strict=True))
@@ -170,18 +188,20 @@ class StillTransform(ClipTransform):
 
     @cached_property
     def _turn(self) -> albumentations.Compose:
-        library = _albumentations()
+        library = import_albumentations()
         return library.Compose([library.HorizontalFlip(p=self.flip)])
 
     @cached_property
     def _first(self) -> albumentations.Compose:
-        return _albumentations().Compose([_jitter(self.jitter), self._crop, *_grey_and_blur(self.grey, self.blur)])
+        return import_albumentations().Compose(
+            [colour_jitter(self.jitter), self._crop, *_grey_and_blur(self.grey, self.blur)]
+        )
 
     @cached_property
     def _later(self) -> albumentations.Compose:
         import cv2
 
-        library = _albumentations()
+        library = import_albumentations()
         around = (-self.translation, self.translation)
         motion = [
             library.HorizontalFlip(p=self.frame_flip),
@@ -198,13 +218,13 @@ class StillTransform(ClipTransform):
                 p=1.0,
             ),
         ]
-        return library.Compose([_jitter(self.jitter), *motion, self._crop, *_grey_and_blur(self.grey, self.blur)])
+        return library.Compose([colour_jitter(self.jitter), *motion, self._crop, *_grey_and_blur(self.grey, self.blur)])
 
     @property
     def _crop(self) -> albumentations.RandomResizedCrop:
         import cv2
 
-        return _albumentations().RandomResizedCrop(
+        return import_albumentations().RandomResizedCrop(
             (self.crop, self.crop),
             scale=self.area,
             ratio=(3 / 4, 4 / 3),
@@ -213,16 +233,46 @@ class StillTransform(ClipTransform):
         )
 
 
-def _jitter(probability: float) -> albumentations.ColorJitter:
-    return _albumentations().ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=probability)
+def colour_jitter(probability: float) -> albumentations.ColorJitter:
+    """The colour jitter of the AOT family's recipes."""
+    return import_albumentations().ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=probability)
 
 
 def _grey_and_blur(grey: float, blur: float) -> list[albumentations.BasicTransform]:
-    library = _albumentations()
+    library = import_albumentations()
     return [library.ToGray(p=grey), library.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=blur)]
 
 
-def _seeded(pipeline: albumentations.Compose, rng: np.random.Generator) -> albumentations.Compose:
+def _scaled(
+    frames: NDArray[np.uint8], size: tuple[int, int], inside: tuple[slice, slice]
+) -> Iterator[NDArray[np.uint8]]:
+    """The part `inside` of each (H, W, 3) frame after it was brought to `size`, bicubic.
+
+    To the last bit what albumentations makes of the stack: it hands the channels of all frames to OpenCV in fours, and
+    OpenCV rounds otherwise where there are fewer. What is left over are three, or one by one.
+    """
+    import cv2
+
+    def resized(pixels: NDArray[Any]) -> NDArray[Any]:
+        return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_CUBIC)[inside]
+
+    *before, last = frames
+    for frame in before:
+        yield np.ascontiguousarray(resized(cv2.cvtColor(frame, cv2.COLOR_RGB2RGBA))[..., :3])
+    over = 3 * len(frames) % 4
+    image = resized(last if over == 3 else cv2.cvtColor(last, cv2.COLOR_RGB2RGBA))[..., :3]
+    for channel in range(3 - over, 3) if over < 3 else ():
+        image[..., channel] = resized(last[..., channel])
+    yield np.ascontiguousarray(image)
+
+
+def _applied(drawn: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The names of the transforms that were applied, and what was drawn for them."""
+    return dict(drawn["applied_transforms"])
+
+
+def seeded(pipeline: albumentations.Compose, rng: np.random.Generator) -> albumentations.Compose:
+    """The pipeline, which draws from `rng` from here on."""
     # set_random_seed would give every part of the pipeline the same draws: a grey frame would always be jittered too.
     pipeline.set_random_state(rng, random.Random(int(rng.integers(_SEEDS))))
     return pipeline

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from lightning_vos.evaluation.youtube_vis import Tracks
     from lightning_vos.metrics.sequence import Plan
 
 
@@ -64,6 +65,81 @@ class ScoredVideo(NamedTuple):
     number: int
     video: Video
     truth: Truth | None
+
+
+class Instances(NamedTuple):
+    """The instances of one clip of T frames; each shows a pixel in one frame at least."""
+
+    labels: Tensor  # (N,) int64 classes from 0 on, in the order of the dataset's category ids
+    boxes: Tensor  # (N, T, 4) float32 centre x, centre y, width, height, as shares of the unpadded frame; 0 if absent
+    masks: Tensor  # (N, T, H, W) bool on the padded frame
+    valid: Tensor  # (N, T) bool, whether the instance is present in the frame
+
+
+class InstanceClip(NamedTuple):
+    """A batch of short clips with classes, to train on; each has one instance at least."""
+
+    frames: Tensor  # (B, T, 3, H, W) float32 RGB in [0, 1], padded right and below with the mean colour of ImageNet
+    sizes: Tensor  # (B, 2) int64, height and width before the padding, in pixels
+    instances: tuple[Instances, ...]  # one entry a clip
+
+
+@dataclass(frozen=True)
+class InstanceVideo:
+    """A video whose instances are to be found: frames that are read one by one, and nothing of its truth.
+
+    Attributes:
+        name: The name of the video.
+        video_id: Its id in the dataset's JSON, which results repeat.
+        frames: (3, H, W) float32 RGB in [0, 1], read when indexed.
+        size: (H, W) of every frame and of the masks of results, in pixels.
+        categories: Category id -> name, ids rising: class k is the k-th of them, results name its id.
+    """
+
+    name: str
+    video_id: int
+    frames: Sequence[Tensor]
+    size: tuple[int, int]
+    categories: Mapping[int, str]
+
+
+class ScoredInstanceVideo(NamedTuple):
+    """What a test loader gives: one video, its number in the split, and its tracks if they are public."""
+
+    number: int
+    video: InstanceVideo
+    truth: Tracks | None  # for scoring alone
+
+
+class LabelledImages(NamedTuple):
+    """A batch of images to learn from what they show, not where."""
+
+    images: Tensor  # (B, C, H, W) float32, normalised as the dataset says; C is 3 for RGB, else the bands of the sensor
+    labels: Tensor  # (B, K) float32 in {0, 1}: the classes that an image shows; background is none of them
+    names: Sequence[str]  # B names
+
+
+class WholeImage(NamedTuple):
+    """An image to segment: all that a network may see of it."""
+
+    name: str  # of the image, without suffix; the result is saved under it
+    pixels: Tensor  # (C, h, w) float32, normalised as in training
+    size: tuple[int, int]  # (H, W) in pixels of the image on disk, which the result must have
+
+
+class ImageTruth(NamedTuple):
+    """The annotation of an image, for scoring alone: it is never part of a `WholeImage`."""
+
+    labels: Tensor  # (K,) float32 in {0, 1}
+    mask: Tensor | None  # (H, W) uint8, values as in the dataset's class set; None where the image has no mask
+
+
+class ScoredImage(NamedTuple):
+    """What a test loader gives: one image, the truth if there is one, and its number in the split."""
+
+    number: int
+    image: WholeImage
+    truth: ImageTruth | None
 
 
 class Prediction(NamedTuple):

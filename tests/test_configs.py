@@ -6,6 +6,8 @@ import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import instantiate_module
 
+import datamodules
+from datamodules.base import VOSDataModule
 from lightning_vos.config_files import shipped_configs
 from lightning_vos.models.mavos import memory as policies
 from lightning_vos.models.mavos.module import MAVOS
@@ -14,6 +16,14 @@ from lightning_vos.published import METHODS, mavos
 CONFIGS = shipped_configs()
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name != "base.yaml")
 DATA = sorted(path.name for path in CONFIGS.glob("data/*.yaml"))
+
+
+def _holds_masked_videos(name):
+    _, _, kind = yaml.safe_load((CONFIGS / "data" / name).read_text())["data"]["class_path"].rpartition(".")
+    return issubclass(getattr(datamodules, kind), VOSDataModule)
+
+
+VIDEOS = [name for name in DATA if _holds_masked_videos(name)]
 MEMORIES = {
     "append": policies.Append,
     "capped": policies.Capped,
@@ -37,7 +47,7 @@ def printed(command, verb, *files, words=()):
 
 def test_there_are_recipes_and_parts():
     assert {"demo.yaml", "mavos_mobilenetv2.yaml", "mavos_r50.yaml"} <= set(RECIPES)
-    assert {"davis2016.yaml", "davis2017.yaml", "folder.yaml", "synthetic.yaml"} <= set(DATA)
+    assert {"davis2016.yaml", "davis2017.yaml", "folder.yaml", "lvos.yaml", "synthetic.yaml"} <= set(VIDEOS)
     assert LOGGERS == ["wandb.yaml"]
     published = {f"{name}.yaml" for name in METHODS}
     assert published <= set(RECIPES)
@@ -55,7 +65,9 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
     assert type(module) is MAVOS
     interval = module.network.train_rules.interval
     if module.network.policy.is_learned:
-        assert config["data"]["init_args"]["sampler"]["length"] >= 2 * interval + 2  # else the memory does not learn
+        assert (
+            config["data"]["init_args"]["sampler"]["init_args"]["length"] >= 2 * interval + 2
+        )  # else the memory does not learn
     crop = config["data"]["init_args"]["transform"]["crop"]
     assert module.network.canvas.view(crop, crop).network == (crop, crop)  # trained at the size of the crop
     assert list(tmp_path.iterdir()) == []
@@ -101,7 +113,7 @@ def test_baselines_hold_what_their_papers_say(command, recipe):
     assert (network["train_rules"]["interval"], network["test_rules"]["interval"]) == (2, 5)
     assert model["optimizer"]["init_args"]["lr"] == 2e-4
     assert model["schedule"]["floor"] == (2e-5 if "mobilenet" in recipe else 1e-5)
-    assert config["data"]["init_args"]["sampler"]["length"] == 5
+    assert config["data"]["init_args"]["sampler"]["init_args"]["length"] == 5
     transform = config["data"]["init_args"]["transform"]
     assert transform["crop"] == (464 if "swinb" in recipe else 465)
     assert (transform["jitter"] > 0) == ("deaot" in recipe)
@@ -122,6 +134,23 @@ def test_pre_training_holds_what_the_paper_says(command):
     assert static.test_rules.interval < 8  # pseudo-videos of 8 frames read what they remember
 
 
+def test_the_checkpoint_for_lvos_is_trained_as_the_paper_says(command):
+    assert printed(command, "fit", "mavos_r50_lvos.yaml")["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--data.sampler.length=9"], {"length": 9, "max_gap": 12}),
+        (["--data.sampler=datamodules.clips.JumpSampler", "--data.sampler.length=4"], {"length": 4, "steps": 150_000}),
+        (["--data.sampler=datamodules.clips.ConsecutiveSampler"], {"length": 8, "reverse": 0.5}),
+    ],
+)
+def test_samplers_are_chosen_by_their_names(command, words, expected):
+    sampler = printed(command, "fit", "mavos_r50.yaml", words=words)["data"]["init_args"]["sampler"]
+    assert expected.items() <= sampler["init_args"].items()
+
+
 @pytest.mark.parametrize("recipe", ["mavos_mobilenetv2.yaml", "mavos_r50.yaml", "mavos_swinb.yaml"])
 def test_published_recipes_hold_what_the_paper_says(command, recipe):
     config = printed(command, "fit", recipe)
@@ -132,20 +161,38 @@ def test_published_recipes_hold_what_the_paper_says(command, recipe):
     assert network["window"] == 15
     assert (network["layers"], network["channels"]) == (3, 256)
     assert model["schedule"]["floor"] == (2e-5 if "mobilenet" in recipe else 1e-5)
-    assert config["data"]["init_args"]["sampler"]["length"] == 8
+    assert config["data"]["init_args"]["sampler"]["init_args"]["length"] == 8
     assert config["data"]["init_args"]["transform"]["crop"] == (464 if "swinb" in recipe else 465)
     assert config["trainer"]["max_steps"] == 100_000
+    data = config["data"]["init_args"]
+    assert (data["parts"].keys(), data["repeats"]) == ({"youtube_vos", "davis"}, {"davis": 5})
+    videos = data["parts"]["youtube_vos"]["init_args"]
+    assert (videos["year"], videos["train_split"], videos["leave_out_blank"]) == (2019, "train", False)
     assert config["trainer"]["gradient_clip_val"] == 5.0
 
 
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "data"),
+    [
+        *((recipe, "davis2016.yaml") for recipe in RECIPES),
+        *(("aotl_r50.yaml", data) for data in VIDEOS if data != "davis2016.yaml"),  # it states most of its data
+    ],
+)
 def test_a_recipe_is_tested_on_any_data(command, recipe, data):
     config = printed(command, "test", recipe, f"data/{data}")
-    alone = yaml.safe_load((CONFIGS / "data" / data).read_text())["data"]
-    assert config["data"]["class_path"].rsplit(".", 1)[1] == alone["class_path"].rsplit(".", 1)[1]
-    found = {key: config["data"]["init_args"][key] for key in alone["init_args"]}
-    assert found == alone["init_args"]
+    assert_stated(config["data"], yaml.safe_load((CONFIGS / "data" / data).read_text())["data"])
+
+
+def assert_stated(found, stated):
+    """What a file states is what is found; defaults may stand beside it, and classes by their full paths."""
+    if not isinstance(stated, dict):
+        assert found == stated
+        return
+    for key, value in stated.items():
+        if key == "class_path":
+            assert found[key].rsplit(".", 1)[1] == value.rsplit(".", 1)[1]
+        else:
+            assert_stated(found[key], value)
 
 
 @pytest.mark.parametrize("logger", LOGGERS)

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.run_files import run_folder
-from lightning_vos.errors import ConfigError
+from lightning_vos.errors import ConfigError, UserError
 from lightning_vos.evaluation.scores import score_table, write_rows
+from lightning_vos.evaluation.submission import pack
 from lightning_vos.io.masks import write_mask
 from lightning_vos.io.overlay import contact_sheet, overlay, write_image
 from lightning_vos.io.video import VideoWriter
@@ -84,6 +85,50 @@ class ScoreWriter(PredictionCallback):
         write_rows(folder / "objects.csv", ("sequence", "object"), objects)
         console.print(score_table("sequence", sequences, ("all objects", scores.summary)))
         console.print(f"Masks and scores are in {folder}", highlight=False, soft_wrap=True)
+
+
+class SubmissionWriter(PredictionCallback):
+    """Packs the masks of a split without public truth for its server, checked, as `submission.zip` in the run's folder.
+
+    Where a server would refuse them it says why instead; the masks stay. Data that has a server says so itself: its
+    `server()` gives benchmark, dataset and split as `pack` takes them.
+    """
+
+    def __init__(self) -> None:
+        self._scored_here = False
+
+    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
+        """Notice public truth."""
+        self._scored_here |= sample.truth is not None
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Pack what was tested."""
+        self._pack(trainer)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Pack what was predicted."""
+        self._pack(trainer)
+
+    def _pack(self, trainer: L.Trainer) -> None:
+        trainer.strategy.barrier("all masks are written")
+        server = getattr(trainer.datamodule, "server", lambda: None)()  # type: ignore[attr-defined]
+        scored_here, self._scored_here = self._scored_here, False
+        if server is None or scored_here or not trainer.is_global_zero:
+            return
+        folder = run_folder(trainer)
+        try:
+            done = pack(
+                folder, server.dataset, folder / "submission.zip", benchmark=server.benchmark, split=server.split
+            )
+            lines = [
+                f"{done.file} is packed and checked: {done.sequences} sequences, {done.frames} frames.",
+                f"The server expects {done.expects}.",
+                f"Not checked: {done.unverified}.",
+                *(f"Note: {note}." for note in done.notes),
+            ]
+        except UserError as error:
+            lines = [f"No submission was packed; the masks stay in {folder / 'masks'}.", str(error)]
+        Console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
 class RepeatFirstMask(PredictionCallback):

@@ -61,7 +61,8 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+            # np.array(image) would have Pillow pack the pixels twice; convert() copies what is RGB already.
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB")).copy()
     except (OSError, SyntaxError, ValueError) as error:
         raise _unreadable(path, error) from error
 

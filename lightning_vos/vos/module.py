@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_vos.callbacks.predictions import PredictionCallback
-from lightning_vos.callbacks.results import MaskWriter, ScoreWriter
+from lightning_vos.callbacks.results import MaskWriter, ScoreWriter, SubmissionWriter
 from lightning_vos.errors import ConfigError
 from lightning_vos.metrics.region_boundary import RegionBoundary
 from lightning_vos.metrics.sequence import SequenceScorer
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_vos.vos.network import VOSNetwork
 
 _QUICK = (TrainerFn.FITTING, TrainerFn.VALIDATING)  # one pass over every video
+_GROUPED = tuple(f"{name}_{group}" for name in ("J", "F") for group in ("seen", "unseen"))
 
 
 class VOSModule(L.LightningModule):
@@ -42,7 +42,9 @@ class VOSModule(L.LightningModule):
         scales: The scales at which `test` and `predict` see every frame, as `Tracker` does.
 
     Logs `val/J&F`, `val/J`, `val/F` and `val/identity_switches` (of all videos together) in `fit` and `validate`, the
-    same under `test/` with `test/FPS`, `test/peak_memory_gb` and `test/parameters`.
+    same under `test/` with `test/FPS`, `test/peak_memory_gb` and `test/parameters`. What the protocol of the data has
+    besides is logged beside them: `J_seen`, `J_unseen`, `F_seen`, `F_unseen` where it tells them apart, `G` of
+    YouTube-VOS then, `V` of LVOS.
     """
 
     def __init__(
@@ -121,8 +123,8 @@ class VOSModule(L.LightningModule):
             )
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Masks and scores of `test` and `predict` are always written."""
-        return [MaskWriter(), ScoreWriter()]
+        """Masks, scores and submissions of `test` and `predict` are always written."""
+        return [MaskWriter(), ScoreWriter(), SubmissionWriter()]
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""
@@ -190,10 +192,16 @@ class VOSModule(L.LightningModule):
     def _log_scores(self, stage: str) -> None:
         scores = self.scores.compute()
         summary = scores.summary
-        if stage == "test" and math.isnan(summary["J&F"]):
+        if stage == "test" and not scores.objects:
             return  # no public truth; a validation logs even that, for the best checkpoint is chosen by it
         for name in ("J&F", "J", "F"):
             self.log(f"{stage}/{name}", summary[name], prog_bar=name == "J&F")
+        grouped = [name for name in _GROUPED if name in summary]
+        protocol = getattr(self.trainer.datamodule, "protocol", None)  # type: ignore[attr-defined]
+        if protocol == "youtube_vos" and grouped:
+            self.log(f"{stage}/G", summary["J&F"])
+        for name in (*grouped, *(["V"] if protocol == "lvos" else [])):
+            self.log(f"{stage}/{name}", summary[name])
         if scores.objects:
             self.log(f"{stage}/identity_switches", float(summary["switches"]))
 
