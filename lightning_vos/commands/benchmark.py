@@ -1,4 +1,4 @@
-"""`lightning_vos benchmark`: what recipes cost over a long video and in one frame, and what scoring a folder costs."""
+"""`lightning_vos benchmark`: what recipes cost over a long video and in one frame, what scoring and loading cost."""
 
 from __future__ import annotations
 
@@ -338,6 +338,53 @@ def benchmark_scoring(ground_truth: Path, prediction: Path, protocol: str, repea
         console.print(f"{tool}: {reason}", highlight=False, soft_wrap=True)
 
 
+def benchmark_loader(words: Sequence[str], workers: Sequence[int], batches: int) -> None:
+    """Print the frames a second that a train loader gives, by the number of its workers, and where the time goes.
+
+    Args:
+        words: A recipe and what changes it, as `fit` takes them; none for the recipe of MAVOS on rendered videos of the
+            size of DAVIS, 480 x 854.
+        workers: Numbers of workers, one row each.
+        batches: How many batches of each are counted.
+
+    Raises:
+        UserError: The recipe or its data cannot be read, or cannot be measured.
+    """
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightning_vos.benchmarks.loader import measure_rate, measure_stages, synthetic_davis
+
+    if batches < 1 or min(workers) < 0:
+        raise ConfigError(f"--batches is {batches}, --workers {min(workers)}; expected at least 1, and at least 0")
+    console = Console()
+    with TemporaryDirectory() as folder, console.status("preparing the data") as status:
+        if words:
+            from lightning_vos.commands.recipe_data import DataCLI
+
+            data = DataCLI(words).data
+        else:
+            data = synthetic_davis(Path(folder), (480, 854), batch_size=2)
+        rates = []
+        for number in workers:
+            status.update(f"{number} workers")
+            rates.append(measure_rate(data, number, batches))
+        status.update("profiling")
+        stages = measure_stages(data, batches)
+    table = Table("workers", "frames a second", "relative")
+    for rate in rates:
+        relative = rate.frames_per_second / rates[0].frames_per_second
+        table.add_row(str(rate.workers), f"{rate.frames_per_second:.1f}", f"{relative:.2f}")
+    console.print(table)
+    shares = ", ".join(f"{stage} {share:.2f}" for stage, share in stages.items())
+    console.print(f"Of the time without workers: {shares}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{rates[0].frames} frames a row, {os.cpu_count()} cores; relative to the first row.", highlight=False
+    )
+
+
 def main(args: list[str]) -> None:
     """Run `lightning_vos benchmark` with the words that follow it.
 
@@ -345,9 +392,9 @@ def main(args: list[str]) -> None:
         UserError: The words ask for something that cannot be done.
     """
     parser = argparse.ArgumentParser(
-        "lightning_vos benchmark", description="Measure recipes, or scoring.", allow_abbrev=False
+        "lightning_vos benchmark", description="Measure recipes, scoring, or loading.", allow_abbrev=False
     )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="memory | frame | scoring")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="memory | frame | scoring | loader")
     memory = kinds.add_parser("memory", help="memory and time over a long video", allow_abbrev=False)
     frame = kinds.add_parser("frame", help="what one frame costs, and its parts", allow_abbrev=False)
     for kind in (memory, frame):
@@ -371,7 +418,20 @@ def main(args: list[str]) -> None:
     scoring.add_argument("prediction", type=Path, metavar="PREDICTION", help="such a folder")
     scoring.add_argument("--protocol", default="davis2017", choices=("davis2017", "vos_benchmark"), help="(davis2017)")
     scoring.add_argument("--repeats", type=int, default=3, help="runs of which the fastest counts (3)")
-    words = parser.parse_args(args)
+    loader = kinds.add_parser(
+        "loader",
+        help="frames a second of a train loader",
+        description="What a train loader gives; --config and other options are those of fit.",
+        allow_abbrev=False,
+    )
+    loader.add_argument("--workers", type=int, nargs="+", default=(0, 1, 2), metavar="N", help="to compare (0 1 2)")
+    loader.add_argument("--batches", type=int, default=16, help="that are counted, of each (16)")
+    words, recipe = parser.parse_known_args(args)
+    if words.kind == "loader":
+        benchmark_loader(recipe, words.workers, words.batches)
+        return
+    if recipe:
+        parser.error(f"unrecognized arguments: {' '.join(recipe)}")
     if words.kind == "scoring":
         benchmark_scoring(words.ground_truth, words.prediction, words.protocol, words.repeats)
         return

@@ -202,7 +202,7 @@ class ModelCLI(CLI):
     """
 
     def __init__(self, configs: Sequence[str]) -> None:
-        _quieten()
+        quieten()
         words = ["test", *(f"--config={name}" for name in configs), "--seed_everything=false"]
         super().__init__("test", expand_config_options(words))
 
@@ -227,7 +227,7 @@ def main(argv: list[str]) -> None:
         UserError: Whatever the user can mend, in at most eight lines.
         KeyboardInterrupt: The run was stopped; its last checkpoint is written.
     """
-    _quieten()
+    quieten()
     try:
         CLI(argv[0], expand_config_options(argv))
     except MisconfigurationException as error:
@@ -245,7 +245,7 @@ def main(argv: list[str]) -> None:
         raise
 
 
-def _quieten() -> None:
+def quieten() -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
