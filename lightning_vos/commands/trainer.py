@@ -246,6 +246,7 @@ def main(argv: list[str]) -> None:
 
 
 def quieten() -> None:
+    """Silence warnings of libraries that say nothing to a user of ours."""
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
