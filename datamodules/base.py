@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.clips import MAX_OBJECTS, ClipDataset, ClipSampler, FrameSampler, StepSampler
+from datamodules.clips import MAX_OBJECTS, ClipDataset, ClipSampler, FrameSampler
+from datamodules.loading import RankedDataModule
 from datamodules.readers import SequenceFiles
 from datamodules.transforms import ClipTransform
 from lightning_vos.errors import ConfigError, UserError
@@ -48,13 +47,8 @@ class VideoDataset(Dataset[ScoredVideo]):
         return self.sequences[index].load(index)
 
 
-class VOSDataModule(LightningDataModule, ABC):
+class VOSDataModule(RankedDataModule, ABC):
     """Clips and videos of one dataset; a subclass says which sequences a split has.
-
-    The train loader has no end: it begins at the trainer's step, so that a resumed run draws what an uninterrupted one
-    would. The others give one `ScoredVideo` at a time. Under more than one process each takes every n-th video; one
-    that would have none repeats a video, so results are merged by `ScoredVideo.number`. The trainer's own sampler must
-    be off (`use_distributed_sampler=False`).
 
     Args:
         root: The folder that holds the dataset.
@@ -82,15 +76,9 @@ class VOSDataModule(LightningDataModule, ABC):
         max_objects: int = MAX_OBJECTS,
         skip_broken: bool = False,
     ) -> None:
-        super().__init__()
-        if batch_size < 1 or workers < 0 or not 0 < max_objects < 255:
-            raise ValueError(
-                f"batch_size is {batch_size}, workers is {workers}, max_objects is {max_objects}; "
-                "expected at least 1, at least 0, and 1 to 254"
-            )
-        self.root = Path(root).expanduser()
-        self.batch_size = batch_size
-        self.workers = workers
+        super().__init__(root, batch_size, workers)
+        if not 0 < max_objects < 255:
+            raise ValueError(f"max_objects is {max_objects}; expected 1 to 254")
         self.sampler = sampler
         self.transform = transform
         self.merge = merge
@@ -168,27 +156,19 @@ class VOSDataModule(LightningDataModule, ABC):
         Raises:
             ConfigError: All sequences are too short for the sampler.
         """
-        rank, world = self._rank_and_world()
-        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         sequences, chances = self._long_enough(self.find("train"), self.chances())
-        return DataLoader(
+        return self.endless(
             ClipDataset(
                 sequences,
                 self.sampler,
                 self.transform,
                 self.merge,
-                int(os.environ.get("PL_GLOBAL_SEED", "0")),
+                self.seed,
                 chances=chances,
-                items_a_step=self.batch_size * world * accumulated,
+                items_a_step=self.items_a_step,
                 max_objects=self.max_objects,
                 skip_broken=self.skip_broken,
-            ),
-            batch_size=self.batch_size,
-            sampler=StepSampler(self.batch_size, rank, world, self._batches_done),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
+            )
         )
 
     def val_dataloader(self) -> DataLoader[ScoredVideo]:
@@ -229,17 +209,4 @@ class VOSDataModule(LightningDataModule, ABC):
 
     def _videos(self, split: Split) -> DataLoader[ScoredVideo]:
         videos = VideoDataset(self.find(split))
-        rank, world = self._rank_and_world()
-        return DataLoader(videos, batch_size=None, sampler=range(rank, len(videos), world) or [rank % len(videos)])
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _batches_done(self) -> int:
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
-
-
-def _one_thread(worker: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)  # the workers are the parallelism
+        return self.share(videos, len(videos))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch.utils.data import DataLoader
 
 from datamodules.annotations import labels_of
 from datamodules.base import Split, VOSDataModule
-from datamodules.clips import StepSampler
 from datamodules.coco import CocoImages, InstanceRules, find_coco, read_coco
 from datamodules.coco_clips import VIDEO_LENGTH, CocoClips, CocoStills, InstanceStill, PseudoClips, collate_clips
-from datamodules.instance_clips import ClipSource, InstanceDataModule, InstanceTransform, VideoFiles, one_thread
+from datamodules.instance_clips import ClipSource, InstanceDataModule, InstanceTransform, VideoFiles
 from datamodules.pseudo_videos import Motion
 from datamodules.readers import SequenceFiles
 from lightning_vos.errors import MaskError
@@ -104,27 +101,17 @@ class COCOPseudoVideo(VOSDataModule):
 
     def train_dataloader(self) -> DataLoader[Clip]:
         """Endless batches of clips."""
-        rank, world = self._rank_and_world()
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        return DataLoader(
-            PseudoClips(
-                self._train,
-                self.motion,
-                self.length,
-                self.max_objects,
-                self.area,
-                self.rules.min_area,
-                self.batch_size,
-                seed,
-            ),  # type: ignore[arg-type] # what `collate_fn` makes of its items
-            batch_size=self.batch_size,
-            sampler=StepSampler(self.batch_size, rank, world, self._batches_done),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collate_clips,
-            worker_init_fn=one_thread,
+        clips = PseudoClips(
+            self._train,
+            self.motion,
+            self.length,
+            self.max_objects,
+            self.area,
+            self.rules.min_area,
+            self.batch_size,
+            self.seed,
         )
+        return self.endless(clips, collate_clips)
 
     @cached_property
     def _train(self) -> CocoImages:

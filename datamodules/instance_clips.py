@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 import cv2
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import Split
-from datamodules.clips import StepSampler
+from datamodules.loading import RankedDataModule
 from lightning_vos.errors import MaskError
 from lightning_vos.io.masks import resized
 from lightning_vos.structures import InstanceClip, Instances, ScoredInstanceVideo
@@ -264,13 +262,8 @@ class InstanceVideos(Dataset[ScoredInstanceVideo]):
         return self.videos[index].load(index)
 
 
-class InstanceDataModule(LightningDataModule, ABC):
+class InstanceDataModule(RankedDataModule, ABC):
     """Clips and videos with classes of one dataset.
-
-    The train loader has no end: it begins at the trainer's step, so that a resumed run draws what an uninterrupted one
-    would. The others give one `ScoredInstanceVideo` at a time. Under more than one process each takes every n-th video;
-    one that would have none repeats a video, so results are merged by `ScoredInstanceVideo.number`. The trainer's own
-    sampler must be off (`use_distributed_sampler=False`).
 
     Args:
         root: The folder that holds the dataset.
@@ -282,12 +275,7 @@ class InstanceDataModule(LightningDataModule, ABC):
     """
 
     def __init__(self, root: Path, batch_size: int = 2, workers: int = 4) -> None:
-        super().__init__()
-        if batch_size < 1 or workers < 0:
-            raise ValueError(f"batch_size is {batch_size}, workers is {workers}; expected at least 1 and at least 0")
-        self.root = Path(root).expanduser()
-        self.batch_size = batch_size
-        self.workers = workers
+        super().__init__(root, batch_size, workers)
         self._clips: tuple[Sequence[tuple[ClipSource, InstanceTransform]], Sequence[float]] | None = None
         self._videos: dict[Literal["val", "test"], Sequence[VideoFiles]] = {}
 
@@ -325,18 +313,7 @@ class InstanceDataModule(LightningDataModule, ABC):
         """Endless batches of clips."""
         if self._clips is None:
             raise RuntimeError("setup('fit') comes first")
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        rank, world = self._rank_and_world()
-        return DataLoader(
-            InstanceClipDataset(*self._clips, seed),  # type: ignore[arg-type] # what `collate_fn` makes of its items
-            batch_size=self.batch_size,
-            sampler=StepSampler(self.batch_size, rank, world, self._batches_done),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collate_instances,
-            worker_init_fn=one_thread,
-        )
+        return self.endless(InstanceClipDataset(*self._clips, self.seed), collate_instances)
 
     def val_dataloader(self) -> DataLoader[ScoredInstanceVideo]:
         """Whole videos of the validation split."""
@@ -358,19 +335,7 @@ class InstanceDataModule(LightningDataModule, ABC):
 
     def _loader(self, split: Literal["val", "test"]) -> DataLoader[ScoredInstanceVideo]:
         videos = InstanceVideos(self._videos[split])
-        rank, world = self._rank_and_world()
-        return DataLoader(videos, batch_size=None, sampler=range(rank, len(videos), world) or [rank % len(videos)])
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _batches_done(self) -> int:
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
-
-
-def one_thread(worker: int) -> None:
-    """Keep OpenCV to one thread in a worker process: the workers are the parallelism."""
-    cv2.setNumThreads(0)
+        return self.share(videos, len(videos))
 
 
 def _resized(

@@ -12,15 +12,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import Split
-from datamodules.clips import StepSampler
 from datamodules.image_transforms import ImageTransform, OfficialTransform, Pixels, Preparation
 from datamodules.label_files import LabelTable
+from datamodules.loading import RankedDataModule
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError
 from lightning_vos.evaluation.semantic import ClassSet
 from lightning_vos.io.frames import FRAME_SUFFIXES, frame_size, read_frame
@@ -195,13 +194,10 @@ class WholeImageDataset(Dataset[ScoredImage]):
         return ScoredImage(index, image, self.images.truth(index) if self.scored else None)
 
 
-class ImageDataModule(LightningDataModule, ABC):
+class ImageDataModule(RankedDataModule, ABC):
     """Images of one dataset with image-level labels; a subclass says which images a split has, and what they show.
 
-    The train loader has no end: it begins at the trainer's step, so that a resumed run draws what an uninterrupted one
-    would. The others give one `ScoredImage` at a time: an image, whole and without augmentation, and apart from it the
-    truth. Under more than one process each takes every n-th image; one that would have none repeats an image, so
-    results are merged by `ScoredImage.number`. The trainer's own sampler must be off (`use_distributed_sampler=False`).
+    Evaluation gets one `ScoredImage` at a time: an image, whole and without augmentation, and apart from it the truth.
 
     Args:
         root: The folder that holds the dataset.
@@ -228,12 +224,7 @@ class ImageDataModule(LightningDataModule, ABC):
         transform: ImageTransform = _TRANSFORM,
         predict_split: Split = "test",
     ) -> None:
-        super().__init__()
-        if batch_size < 1 or workers < 0:
-            raise ValueError(f"batch_size is {batch_size}, workers is {workers}; expected at least 1 and at least 0")
-        self.root = Path(root).expanduser()
-        self.batch_size = batch_size
-        self.workers = workers
+        super().__init__(root, batch_size, workers)
         self.predict_split = predict_split
         self.preparation: Preparation = transform
         if preprocessing == "official":
@@ -300,17 +291,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[LabelledImages]:
         """Endless batches of augmented images."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        rank, world = self._rank_and_world()
-        return DataLoader(
-            LabelledImageDataset(self._images["train"], self.preparation, seed),
-            batch_size=self.batch_size,
-            sampler=StepSampler(self.batch_size, rank, world, self._batches_done),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
-        )
+        return self.endless(LabelledImageDataset(self._images["train"], self.preparation, self.seed))
 
     def val_dataloader(self) -> DataLoader[ScoredImage]:
         """Whole images to validate with during training."""
@@ -333,21 +314,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _whole(self, split: Split, *, scored: bool = True) -> DataLoader[ScoredImage]:
         images = WholeImageDataset(self._images[split], self.preparation, scored=scored)
-        rank, world = self._rank_and_world()
-        return DataLoader(
-            images,
-            batch_size=None,
-            sampler=range(rank, len(images), world) or [rank % len(images)],
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_one_thread,
-        )
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _batches_done(self) -> int:
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
+        return self.share(images, len(images), workers=self.workers, collate=_as_it_is)
 
 
 def plain_names(source: Path, names: Iterable[str]) -> list[str]:
@@ -415,9 +382,3 @@ def found_in(folder: Path) -> str:
 
 def _as_it_is(item: Any) -> Any:
     return item
-
-
-def _one_thread(worker: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)  # the workers are the parallelism
