@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -232,6 +233,32 @@ def _reflect(position: int, frames: int) -> int:
     return min(position, period - position)
 
 
+class PictureCache:
+    """Decoded pictures by their key, those asked for last, as far as a budget holds; the others are read again.
+
+    Args:
+        budget: Bytes of pixels; 0 keeps nothing.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._pictures: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
+        self._size = 0
+
+    def get(self, key: Hashable, read: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The picture of that key, read if it is not kept; what is given must not be changed."""
+        if key in self._pictures:
+            self._pictures.move_to_end(key)
+            return self._pictures[key]
+        picture = read()
+        if picture.nbytes <= self.budget:
+            self._pictures[key] = picture
+            self._size += picture.nbytes
+            while self._size > self.budget:
+                self._size -= self._pictures.popitem(last=False)[1].nbytes
+        return picture
+
+
 class ClipDataset(Dataset[Clip]):
     """Endless clips: item `i` is drawn from (seed, i) alone, whichever process asks for it.
 
@@ -245,6 +272,7 @@ class ClipDataset(Dataset[Clip]):
         items_a_step: Items of an optimizer step, over all ranks, by which an item knows its step.
         max_objects: The most objects of a clip; further ones, drawn at random, become background.
         skip_broken: Whether a clip that meets a file which cannot be used is drawn anew, and said, instead of an error.
+        cache: Bytes of decoded frames and masks that each process keeps.
 
     Attributes:
         broken: (S,) whether a sequence was found broken, shared with the workers.
@@ -262,6 +290,7 @@ class ClipDataset(Dataset[Clip]):
         items_a_step: int = 1,
         max_objects: int = MAX_OBJECTS,
         skip_broken: bool = False,
+        cache: int = 0,
     ) -> None:
         self.sequences = sequences
         self.sampler = sampler
@@ -271,6 +300,7 @@ class ClipDataset(Dataset[Clip]):
         self.items_a_step = items_a_step
         self.max_objects = max_objects
         self.skip_broken = skip_broken
+        self.pictures = PictureCache(cache)
         self.broken = torch.zeros(len(sequences) if skip_broken else 0, dtype=torch.bool).share_memory_()
         self._bounds = None if chances is None else np.cumsum(chances / chances.sum())
 
@@ -325,10 +355,21 @@ class ClipDataset(Dataset[Clip]):
         self, sequence: SequenceFiles, rng: np.random.Generator, step: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
         annotated = tuple(sequence.masks)
-        frame = cache(lambda position: sequence.frame(annotated[position]))
-        labels = cache(lambda position: sequence.labels(annotated[position]))
+
+        def frame(position: int) -> NDArray[np.uint8]:
+            index = annotated[position]
+            return self.pictures.get(("frame", sequence.frames[index]), lambda: sequence.frame(index))
+
+        def read_labels(position: int) -> NDArray[np.uint8]:
+            index = annotated[position]
+            return self.pictures.get(
+                ("mask", sequence.frames[index], sequence.masks[index]), lambda: sequence.labels(index)
+            )
+
+        labels = cache(read_labels)  # a sampler asks for them again and again
         positions = self.sampler.draw(len(annotated), labels, rng, spacing=sequence.spacing, step=step)
-        frames = np.stack([frame(position) for position in positions])
+        read = {position: frame(position) for position in dict.fromkeys(positions)}
+        frames = np.stack([read[position] for position in positions])
         frames, masks = self.transform(frames, np.stack([labels(position) for position in positions]), rng)
         return frames, *self._renumbered(masks, 0, rng)
 

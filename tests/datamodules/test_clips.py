@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.clips import MAX_OBJECTS, ClipDataset, ClipSampler, StepSampler
+from datamodules.clips import MAX_OBJECTS, ClipDataset, ClipSampler, PictureCache, StepSampler
 from datamodules.readers import SequenceFiles, masks_of
 from datamodules.transforms import ClipTransform
 from lightning_vos.errors import MaskError
@@ -202,3 +202,37 @@ def test_the_ranks_share_out_every_number_once():
     assert sorted(draw(0, 0, 4) + draw(1, 0, 4)) == list(range(24))
     assert draw(1, 0, 5)[6:] == draw(1, 2, 3)
     assert draw(1, 2, 1) == [15, 16, 17]
+
+
+def test_a_cache_keeps_what_was_asked_for_last_within_its_budget():
+    cache, reads = PictureCache(250), []
+
+    def ask(key, size=100):
+        picture = cache.get(key, lambda: reads.append(key) or np.full(size, key, np.uint8))
+        assert picture.tolist() == [key] * size
+
+    for key in (1, 2, 1, 3, 1, 2):  # 3 pushes 2 out, for 1 was asked for since
+        ask(key)
+    assert reads == [1, 2, 3, 2]
+    ask(9, 251)  # larger than the budget: given, not kept, and nothing is pushed out for it
+    ask(9, 251)
+    ask(2)
+    assert reads == [1, 2, 3, 2, 9, 9]
+    for _ in range(2):
+        PictureCache(0).get(1, lambda: reads.append(1) or np.zeros(1, np.uint8))
+    assert reads[6:] == [1, 1]
+
+
+def test_clips_from_a_cache_are_the_same_and_read_less(sequences, moving, monkeypatch):
+    found, reads = sequences(moving(4), moving(4, 2)), []
+    original = SequenceFiles.frame
+    monkeypatch.setattr(SequenceFiles, "frame", lambda self, index: reads.append(index) or original(self, index))
+    clips, counts = [], []
+    for budget in (0, 10**8):
+        reads.clear()
+        dataset = ClipDataset(found, ClipSampler(length=3, max_gap=2, min_pixels=0), SMALL, 0.3, 5, cache=budget)
+        clips.append([dataset[index] for index in range(12)])
+        counts.append(len(reads))
+    for plain, cached in zip(*clips, strict=True):
+        assert all(torch.equal(first, second) for first, second in zip(plain, cached, strict=True))
+    assert counts[1] <= 8 < counts[0]
