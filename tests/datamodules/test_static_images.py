@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from datamodules import StaticImages
 from datamodules.clips import MAX_OBJECTS, ClipSampler
 from datamodules.rendering import render_clip
+from datamodules.static_images import StillSet
 from datamodules.synthetic_files import StillSettings, SyntheticSettings, write_davis, write_stills
 from datamodules.transforms import MEAN_COLOUR, StillTransform
 from lightning_vos.commands.data import main
@@ -21,7 +23,8 @@ from lightning_vos.errors import ConfigError, DatasetNotFoundError, FrameError, 
 from lightning_vos.io.masks import read_mask, write_mask
 from lightning_vos.metrics.sequence import Plan
 
-REAL = Path(__file__).parents[3] / "shared/data/real/VOCdevkit/VOC2012"
+SAMPLES = Path(__file__).parents[3] / "shared/data/real"
+REAL = SAMPLES / "VOCdevkit/VOC2012"
 SMALL = StillSettings(images=11, height=64, width=80)
 PLAIN = {"jitter": 0.0, "grey": 0.0, "blur": 0.0}
 AT_REST = {"flip": 0.0, "frame_flip": 0.0, "rotation": 0.0, "translation": 0.0, "scale": (1.0, 1.0), "shear": 0.0}
@@ -43,6 +46,59 @@ def write_set(folder: Path, masks: dict[str, np.ndarray]) -> None:
         picture = COLOURS[np.where(mask < len(COLOURS), mask, 0)]
         Image.fromarray(picture).save(folder / f"JPEGImages/{name}.jpg", quality=100, subsampling=0)
         write_mask(folder / f"Annotations/{name}.png", mask)
+
+
+def soft_mask() -> np.ndarray:
+    """The objects of `blocks` as one of 255 with soft edges, and two pixels at the threshold."""
+    mask = cv2.blur(np.where(blocks() > 0, 255, 0).astype(np.uint8), (3, 3))
+    mask[0, :2] = 127, 128
+    return mask
+
+
+def write_beside(folder: Path, names: str, suffix: str = ".jpg") -> None:
+    """Images and, beside them, RGB masks of 0 and 255 with soft edges."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.fromarray(COLOURS[blocks()]).save(folder / f"{name}{suffix}", format="JPEG")
+        Image.fromarray(np.stack([soft_mask()] * 3, -1)).save(folder / f"{name}.png")
+
+
+def write_voc(folder: Path, names: str) -> None:
+    """VOC2012 with borders that are void, and images that are on no list."""
+    write_set(folder, {name: blocks() for name in [*names, "unlisted"]})
+    (folder / "Annotations").rename(folder / "SegmentationObject")
+    for name in names:
+        mask = blocks()
+        mask[8:40, 8:11] = 255
+        write_mask(folder / f"SegmentationObject/{name}.png", mask)
+    lists = folder / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for split, listed in (("trainval", names), ("train", names[1:]), ("val", names[:1])):
+        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in listed))
+
+
+def write_coco(folder: Path, split: str, objects: int = 3) -> None:
+    """Four images of 80 x 60 with squares in rows, the first the smallest, and a crowd over all of each."""
+    images, annotations = [], []
+    (folder / split).mkdir(parents=True)
+    (folder / "annotations").mkdir(exist_ok=True)
+    for number in range(1, 5):
+        images.append({"id": number, "file_name": f"{number:012}.jpg", "height": 60, "width": 80})
+        Image.new("RGB", (80, 60), (40 * number, 90, 40)).save(folder / split / f"{number:012}.jpg")
+        boxes = [(2 + 20 * (k % 4), 2 + 19 * (k // 4), 6 + k, 6 + k) for k in range(objects)]
+        for crowd, (x, y, width, height) in [*((0, box) for box in boxes), (1, (0, 0, 80, 60))]:
+            outline = [x, y, x + width, y, x + width, y + height, x, y + height]
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": 90, "iscrowd": crowd}
+                | {"area": width * height, "bbox": [x, y, width, height], "segmentation": [outline]}
+            )
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 90, "name": "toothbrush"}]}
+    (folder / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+
+
+def values_of(module: StaticImages, split="train") -> dict[str, list[int]]:
+    """The values of the label map of every image of a split."""
+    return {image.name: np.unique(image.labels(0)).tolist() for image in module.sequences(split)}
 
 
 def colour_labels(frame: np.ndarray) -> np.ndarray:
@@ -359,12 +415,198 @@ def test_a_bad_set_is_refused_before_anything_is_trained(data, tmp_path, spoil, 
     assert len(str(error.value).splitlines()) <= 8
 
 
-def test_the_remedy_for_saliency_masks_works(data, tmp_path):
-    write_set(tmp_path / "A", {name: blocks() for name in "ab"})
+def test_the_remedies_for_masks_that_are_not_what_the_set_says_work(data, tmp_path):
+    write_set(tmp_path / "A", {name: np.where(blocks() > 0, 255, 0) for name in "abc"})
+    with pytest.raises(MaskError, match=r"\[\{name: A, masks: binary\}\]"):
+        data()
+    binary = data(sets=[StillSet("A", masks="binary")])
+    assert np.array_equal(binary.sequences("val")[0].load(0).truth.read(0), blocks() > 0)
     for path in (tmp_path / "A/Annotations").iterdir():
-        write_mask(path, np.where(blocks() > 0, 255, 0))
-        write_mask(path, (read_mask(path) > 127).astype("uint8"))
-    assert np.unique(data().sequences("val")[0].load(0).truth.read(3)).tolist() == [0, 1]
+        write_mask(path, blocks())
+    with pytest.raises(MaskError, match=r"(?s)grey values up to 113, .*\[\{name: A, masks: indexed\}\]"):
+        data(sets=[StillSet("A", masks="binary")])
+    large = cv2.blur(np.where(blocks() > 0, 255, 0).astype(np.uint8).repeat(4, 0).repeat(4, 1), (15, 15))
+    write_set(tmp_path / "B", {name: large for name in "ab"})
+    with pytest.raises(MaskError, match="masks of B hold no object: nearly every pixel is 0 or 255"):
+        data(sets=["B"])
+
+
+def test_images_with_binary_masks_beside_them_show_one_object(data, tmp_path):
+    write_beside(tmp_path / "ECSSD", "abcd")
+    write_beside(tmp_path / "FSS/cat", "12")
+    write_beside(tmp_path / "FSS/dog", "12", ".JPG")
+    (tmp_path / "FSS/dog/._1.jpg").write_bytes(b"what macOS leaves")
+    module = data()
+    title, _ = module.describe("train")
+    assert title == "Still images (ECSSD side by side binary, FSS side by side binary) train"
+    train, held_out = values_of(module), values_of(module, "val")
+    expected = {f"ECSSD-{name}" for name in "abcd"} | {"FSS-cat-1", "FSS-cat-2", "FSS-dog-1", "FSS-dog-2"}
+    assert train.keys() | held_out.keys() == expected
+    assert set(map(tuple, [*train.values(), *held_out.values()])) == {(0, 1)}
+    (sample,) = module.val_dataloader()
+    assert np.array_equal(sample.video.prompts[0], soft_mask() >= 128)
+    assert next(iter(module.train_dataloader())).objects.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA"])
+def test_a_binary_mask_may_be_any_kind_of_png(data, tmp_path, mode):
+    write_beside(tmp_path / "A", "ab")
+    for name in "ab":
+        Image.fromarray(np.where(blocks() > 0, 255, 0).astype(np.uint8)).convert(mode).save(tmp_path / f"A/{name}.png")
+    (image,) = data().sequences("train")
+    assert np.array_equal(image.labels(0), blocks() > 0)
+
+
+def test_sets_are_repeated_in_training_alone(data, tmp_path):
+    write_beside(tmp_path / "BIG_small", "ab")
+    write_set(tmp_path / "A", {name: blocks() for name in "abcdefgh"})
+    plain = data(sets=["A", "BIG_small"])
+    assert plain.chances() is None
+    module = data(sets=["A", StillSet("BIG_small", repeat=5)])
+    assert module.describe("val")[0] == "Still images (A, BIG_small side by side binary x5) val"
+    names = [image.name for image in module.sequences("train")]
+    assert names == [f"A-{name}" for name in "bcdefgh"] + ["BIG_small-a"]
+    assert module.chances().tolist() == [1] * 7 + [5]
+    assert [image.name for image in module.sequences("val")] == ["A-a", "BIG_small-b"]
+
+
+@pytest.mark.parametrize("place", ["VOCdevkit/VOC2012", "VOC2012"])
+def test_pascal_voc_is_read_by_its_lists(data, tmp_path, place):
+    write_voc(tmp_path / place, "abcd")
+    name = place.split("/")[0]
+    module = data()
+    assert module.describe("train")[0] == f"Still images ({name} VOC trainval) train"
+    assert values_of(module) | values_of(module, "val") == {f"{name}-{stem}": [0, 1, 2, 3] for stem in "abcd"}
+    assert not module.sequences("val")[0].labels(0)[8:40, 8:11].any()
+    assert values_of(data(sets=[StillSet(name, split="train")])).keys() == {f"{name}-c", f"{name}-d"}
+    with pytest.raises(DatasetNotFoundError, match=r"no list 'trainaug'.*\n  lists there: train, trainval, val\n"):
+        data(sets=[StillSet(name, split="trainaug")])
+
+
+def test_coco_gives_its_largest_instances_without_crowds(data, tmp_path):
+    write_coco(tmp_path / "coco", "train2017", objects=12)
+    module = data()
+    assert module.describe("train")[0] == "Still images (coco COCO train2017) train"
+    assert {image.name for image in module.sequences("train")} == {f"coco-{number:012}" for number in (2, 3, 4)}
+    labels = module.sequences("train")[0].labels(0)
+    assert np.bincount(labels.ravel())[1:].tolist() == [side**2 for side in range(8, 18)]  # of sides 6 to 17
+    (sample,) = module.val_dataloader()
+    assert np.array_equal(sample.truth.read(0), labels)
+    clip = next(iter(module.train_dataloader()))
+    assert (clip.objects <= MAX_OBJECTS).all()
+    few = data(max_objects=2).sequences("train")[0]
+    assert np.bincount(few.labels(0).ravel())[1:].tolist() == [16**2, 17**2]
+
+
+def test_the_split_of_coco_is_the_one_to_train_on(data, tmp_path):
+    coco = tmp_path / "coco"
+    write_coco(coco, "val2014")
+    assert data().describe("train")[0] == "Still images (coco COCO val2014) train"
+    write_coco(coco, "train2014")
+    assert data().describe("train")[0] == "Still images (coco COCO train2014) train"
+    write_coco(coco, "train2015")
+    with pytest.raises(ConfigError, match=r"\[\{name: coco, split: train2014\}\]"):
+        data()
+    write_coco(coco, "train2017")
+    assert data().describe("train")[0] == "Still images (coco COCO train2017) train"
+    assert data(sets=[StillSet("coco", split="val2014")]).describe("val")[0].endswith("(coco COCO val2014) val")
+    Image.new("RGB", (80, 61)).save(coco / "train2017/000000000002.jpg")
+    with pytest.raises(MaskError, match=r"0002\.jpg has 80x61 pixels, but .*instances_train2017\.json says 80x60"):
+        data()
+
+
+def beside_missing(folder):
+    (folder / "c/b.png").unlink()
+
+
+def beside_left_over(folder):
+    (folder / "c/b.jpg").unlink()
+
+
+def beside_no_images(folder):
+    for name in "ab":
+        (folder / f"d/{name}.jpg").unlink()
+
+
+def beside_double(folder):
+    (folder / "c/a.JPG").write_bytes((folder / "c/a.jpg").read_bytes())
+
+
+def beside_size(folder):
+    Image.new("L", (91, 72), 255).save(folder / "c/a.png")
+
+
+def beside_cut(folder):
+    (folder / "c/a.png").write_bytes((folder / "c/a.png").read_bytes()[:90])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "says"),
+    [
+        (beside_missing, MaskError, r"1 masks for the 2 images of \S+c\n  missing: b\n"),
+        (beside_left_over, MaskError, r"c.b\.png belongs to no frame"),
+        (beside_no_images, FrameError, r"A.d holds masks without images"),
+        (beside_double, FrameError, r"c holds more than one image named a"),
+        (beside_size, MaskError, r"c.a\.png\n  found 91x72, expected 90x72"),
+        (beside_cut, MaskError, r"cannot be read: \S+a\.png"),
+    ],
+)
+def test_a_bad_set_side_by_side_is_refused_before_anything_is_trained(data, tmp_path, spoil, kind, says):
+    for name in "cd":
+        write_beside(tmp_path / f"A/{name}", "ab")
+    spoil(tmp_path / "A")
+    with pytest.raises(kind, match=says) as error:
+        data()
+    assert len(str(error.value).splitlines()) <= 8
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind", "says"),
+    [
+        (StillSet("A", layout="voc"), DatasetNotFoundError, r"no set 'A' \(data.sets\) of layout voc"),
+        (StillSet("A", split="train"), ConfigError, r"has split=train, but its layout is folders"),
+        (StillSet("VOC2012", masks="binary"), ConfigError, r"has masks=binary, but its layout is voc"),
+    ],
+)
+def test_settings_that_do_not_go_with_a_set_are_refused(data, two_sets, chosen, kind, says):
+    write_voc(two_sets / "VOC2012", "ab")
+    with pytest.raises(kind, match=says) as error:
+        data(sets=[chosen])
+    assert len(str(error.value).splitlines()) <= 8
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [StillSet(""), StillSet("../A"), StillSet("/A"), StillSet("A", split="../x"), StillSet("A", repeat=0)],
+)
+def test_impossible_sets_are_refused(data, two_sets, wrong):
+    with pytest.raises(ValueError, match=r"StaticImages: .*; expected"):
+        data(sets=[wrong])
+
+
+def test_a_set_is_not_used_twice(data, two_sets):
+    assert len(data(sets=["A", "A"]).sequences("train")) == 7
+    with pytest.raises(ValueError, match="a set twice"):
+        data(sets=["A", StillSet("A", repeat=2)])
+
+
+def test_a_set_named_as_the_root_is_said_to_be_one(data, tmp_path):
+    write_voc(tmp_path / "VOC2012", "ab")
+    with pytest.raises(DatasetNotFoundError, match="This is itself a set: name the folder it lies in") as error:
+        data(root=tmp_path / "VOC2012")
+    assert len(str(error.value).splitlines()) <= 8
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no samples of PASCAL VOC and COCO at {SAMPLES}")
+def test_samples_of_pascal_voc_and_coco_are_read_where_they_lie(data):
+    module = data(root=SAMPLES, sets=["VOCdevkit", "coco"])
+    assert module.describe("train")[0] == "Still images (VOCdevkit VOC trainval, coco COCO val2017) train"
+    values = values_of(module) | values_of(module, "val")
+    assert values["VOCdevkit-2011_000003"][0] == 0
+    assert 255 not in values["VOCdevkit-2011_000003"] + values["VOCdevkit-2011_000006"]
+    assert values["coco-000000142238"] == list(range(MAX_OBJECTS + 1))  # of 14 that are no crowd
+    clip = next(iter(module.train_dataloader()))
+    assert (clip.objects > 1).all()
 
 
 def test_one_image_is_not_enough(data, tmp_path):
@@ -428,8 +670,10 @@ def test_a_network_is_trained_on_a_demo_set(command, tmp_path, monkeypatch):
     write_stills(tmp_path / "data/static", SMALL)
     tiny = Path(__file__).parents[1] / "end_to_end/tiny.yaml"
     words = ("--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.validation_images=1")
-    finished = command("fit", f"--config={tiny}", "--config=configs/data/static.yaml", *words)
+    write_beside(tmp_path / "data/static/ECSSD", "abc")
+    sets = "--data.sets=[synthetic, {name: ECSSD, masks: binary, repeat: 5}]"
+    finished = command("fit", f"--config={tiny}", "--config=configs/data/static.yaml", sets, *words)
     assert finished.status == 0, finished.err
-    assert "Still images (synthetic) train: 10 sequences" in finished.err
+    assert "Still images (synthetic, ECSSD side by side binary x5) train: 13 sequences" in finished.err
     assert "val/J&F" in Path("runs/tiny/version_0/metrics.csv").read_text()
     assert Path("runs/tiny/version_0/checkpoints/best-step000002.ckpt").is_file()
