@@ -5,21 +5,38 @@ Nothing here imports torch, for the command line answers at once.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+import reprlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.inspecting import Finding, FindingKind, Pictures, Seen, inspect, pictures_in
+import numpy as np
+from PIL import Image
+
+from datamodules.annotations import (
+    AnnotationFault,
+    field,
+    frame_size_of,
+    inside,
+    mask_text,
+    number,
+    read_categories,
+    rows,
+)
+from datamodules.inspecting import Finding, FindingKind, Pictures, Seen, inspect, natural_order, pictures_in
+from datamodules.label_files import read_labels
 from datamodules.processes import results
-from lightning_vos.errors import DatasetNotFoundError, UserError
+from lightning_vos.errors import DatasetNotFoundError, FrameError, UserError
 from lightning_vos.evaluation.lists import read_names
 from lightning_vos.evaluation.meta import is_plain_name, read_json, read_lvos_meta, read_youtube_vos_meta
 from lightning_vos.evaluation.youtube_vis import read_ground_truth
+from lightning_vos.io.frames import FRAME_SUFFIXES, frame_size
 
 _IMAGES_A_SHARE = 200  # of a set of images, what a process takes at once
 _NAMED = 3  # in a message
@@ -27,6 +44,7 @@ _GET_AGAIN = "get the file of the dataset again"
 _COMPLETE = "the copy is not complete: add it, or take it off the list"
 _LONG_TIME_VIDEO = re.compile(r"long.?(time|term)?.?video", re.IGNORECASE)
 _VOC_CLASSES = dict.fromkeys(range(1, 21))
+_ADE20K_CLASSES = dict.fromkeys(range(1, 151))
 _FIRST_MASKS_ONLY = ("test-dev", "test-challenge")
 
 
@@ -124,13 +142,14 @@ class _Draft:
 
     dataset: str
     folder: Path
-    shares: dict[str, Pictures] = field(default_factory=dict)
-    splits: list[_Split] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    shares: dict[str, Pictures] = dataclasses.field(default_factory=dict)
+    splits: list[_Split] = dataclasses.field(default_factory=list)
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def find(self, kind: FindingKind, file: Path, found: str, fix: str) -> None:
-        self.findings.append(Finding(kind, file, found, fix))
+        # Half of a character, which a JSON may hold, cannot be printed.
+        self.findings.append(Finding(kind, file, found.encode(errors="backslashreplace").decode(), fix))
 
 
 def check(
@@ -205,7 +224,7 @@ def _recognised(root: Path, dataset: str | None, frames: Path | None, *, full: b
         f"  found {', '.join(names[:6]) or 'an empty folder'}{', ...' if len(names) > 6 else ''}\n"
         f"  expected {wanted}, there or in a folder below it:\n"
         + (
-            "  JPEGImages with Annotations, a meta.json, VOC2012, or a JSON of COCO or YouTube-VIS\n"
+            "  JPEGImages with Annotations, VOC2012, a JSON of COCO or YouTube-VIS, or another of --dataset\n"
             if dataset is None
             else f"  {DATASETS[dataset]}\n"
         )
@@ -416,11 +435,11 @@ def _lvos(folder: Path) -> _Draft | None:
             _require_frames(draft, share, images, needed, source)
             if not split.name.startswith("test"):
                 _require_masks(draft, share, images, masks)
-            for number, entry in entries.items():
+            for object_id, entry in entries.items():
                 if entry.frame_nums > len(entry.frames) + 1:
                     found = (
-                        f"{name}, object {number}: frame_nums is {entry.frame_nums}, but {entry.start} to {entry.end} "
-                        f"has {len(entry.frames) + 1} frames; the official score counts the others as 0"
+                        f"{name}, object {object_id}: frame_nums is {entry.frame_nums}, but {entry.start} to "
+                        f"{entry.end} has {len(entry.frames) + 1} frames; the official score counts the others as 0"
                     )
                     draft.find(FindingKind.MALFORMED, source, found, _GET_AGAIN)
         _note_unlisted(draft, split, listed)
@@ -523,6 +542,155 @@ def _static(folder: Path) -> _Draft | None:
     return draft
 
 
+def _ade20k(folder: Path) -> _Draft | None:
+    splits = [
+        name
+        for name in ("training", "validation")
+        if (folder / "images" / name).is_dir() and (folder / "annotations" / name).is_dir()
+    ]
+    if not splits:
+        return None
+    draft = _Draft("ADE20K", folder)
+    for name in splits:
+        images, masks = pictures_in(folder / "images" / name), pictures_in(folder / "annotations" / name, {".png"})
+        where = f"images of {folder / 'images' / name}"
+        _require(draft, FindingKind.MISSING_MASK, folder / "annotations" / name, list(images), masks, where)
+        _add_images(draft, name, images, masks, meaning="classes", ids=_ADE20K_CLASSES)
+        draft.splits.append(_Split(name, [], images=(len(images), len(masks))))
+    return draft
+
+
+def _endotect(folder: Path) -> _Draft | None:
+    tract = folder / "labeled-images" / "lower-gi-tract"
+    if not tract.is_dir():
+        return None
+    draft = _Draft("EndoTect", folder)
+    classes = [child for group in _folders(tract) for child in _folders(group)]
+    if len({child.name for child in classes}) < max(len(classes), 2):
+        found = f"{len(classes)} folders of classes, <group>/<class>; expected two or more, each of a name of its own"
+        draft.find(FindingKind.MISSING_FRAME, tract, found, _GET_AGAIN)
+    places: dict[str, Path] = {}
+    outlines = pictures_in(folder / "segmented-images" / "masks")
+    _add_images(draft, "masks", outlines, {})
+    for child in classes:
+        images = pictures_in(child)
+        _add_images(draft, child.name, images, {})
+        masks = {stem: outlines[stem] for stem in images if stem in outlines} if child.name == "polyps" else {}
+        for stem, mask in masks.items():
+            sizes = [_size_of(path) for path in (mask, images[stem])]
+            if None not in sizes and sizes[0] != sizes[1]:
+                found = "(H, W) {}, its image has {}".format(*sizes)
+                draft.find(FindingKind.WRONG_SIZE, mask, found, "copy both again")
+        for stem in images.keys() & places.keys():
+            found = f"{stem} is in {places[stem].parent.name} too"
+            draft.find(FindingKind.DOUBLE_FRAME, images[stem], found, "keep each image in one class")
+        places |= images
+        draft.splits.append(_Split(child.name, [], images=(len(images), len(masks))))
+    if not outlines:
+        draft.notes.append("no segmented-images/masks: nothing is there to score polyps with")
+    return draft
+
+
+def _size_of(path: Path) -> tuple[int, int] | None:
+    try:
+        return frame_size(path)
+    except FrameError:  # which is found where files are looked at
+        return None
+
+
+def _labelled_images(folder: Path) -> _Draft | None:
+    source, images = folder / "labels.csv", pictures_in(folder / "images")
+    if not source.is_file() or not images:
+        return None
+    draft = _Draft("labelled images", folder)
+    try:
+        table = read_labels(source)
+    except DatasetNotFoundError as error:
+        draft.find(FindingKind.MALFORMED, source, _told(error), "write it as lightning_vos data prepare labels does")
+        return draft
+    suffixes = {name: Path(name).suffix for name in table.rows}
+    names = [
+        name.removesuffix(suffix) if suffix.lower() in FRAME_SUFFIXES else name for name, suffix in suffixes.items()
+    ]
+    if bad := [name for name in names if not is_plain_name(name)]:
+        draft.find(FindingKind.MALFORMED, source, f"no names of files: {_names(bad)}", "plain names, without folders")
+        names = [name for name in names if name not in bad]
+    if len(set(names)) < max(len(names), 2):
+        fix = "name two images or more, each in one way"
+        draft.find(FindingKind.MALFORMED, source, f"{len(set(names))} names in {len(names)}", fix)
+    _require(draft, FindingKind.MISSING_FRAME, folder / "images", names, images, f"images that {source} lists")
+    masks = pictures_in(folder / "masks", {".png"})
+    known = dict.fromkeys(range(1, 1 + len(table.classes)))
+    _add_images(
+        draft, "all", {name: images[name] for name in names if name in images}, masks, meaning="classes", ids=known
+    )
+    if more := sorted(images.keys() - set(names)):
+        draft.notes.append(f"on no list: {_names(more)}")
+    counts = sum(name in images for name in names), sum(name in masks for name in names)
+    draft.splits.append(_Split("all", [], images=counts))
+    return draft
+
+
+def _dfc2020(folder: Path) -> _Draft | None:
+    parts = [part for name in ("test", "validation") if (part := folder / f"ROIs0000_{name}").is_dir()]
+    if not parts:
+        return None
+    draft = _Draft("DFC2020", folder)
+    for part in parts:
+        tiles = {kind: _tiles(part, kind) for kind in ("s2", "dfc", "s1")}
+        names = list(tiles["s2"])
+        if not names:
+            draft.find(FindingKind.MISSING_FRAME, part, "no tile of Sentinel-2, s2_0/*_s2_*.npy", _COMPLETE)
+        for kind, what in (("dfc", "classes"), ("s1", "Sentinel-1")):
+            if kind == "dfc" or tiles[kind]:
+                where = f"tiles of {part} that need {what}"
+                _require(draft, FindingKind.MISSING_MASK, part / f"{kind}_0", names, tiles[kind], where)
+        for name, path in tiles["s2"].items():
+            size = _tile_size(draft, path, 13)
+            others = [(tiles[kind][name], bands) for kind, bands in (("dfc", 1), ("s1", 2)) if name in tiles[kind]]
+            for other, bands in others:
+                found = _tile_size(draft, other, bands)
+                if size and found and size != found:
+                    told = f"(H, W) {found}, its tile of Sentinel-2 has {size}"
+                    draft.find(FindingKind.WRONG_SIZE, other, told, "copy both again")
+        if not tiles["s1"]:
+            draft.notes.append(f"{part.name} has no Sentinel-1: data.multimodal needs it")
+        counts = len(names), sum(name in tiles["dfc"] for name in names)
+        draft.splits.append(_Split(part.name, [], images=counts))
+    draft.notes.append("of tiles shape and kind are read, whether all files are decoded or not")
+    return draft
+
+
+def _tiles(part: Path, kind: str) -> dict[str, Path]:
+    """Tile, as that of Sentinel-2 is called -> its raster; `.npy` rather than `.tif`."""
+    paths = [path for suffix in ("tif", "npy") for path in sorted(part.glob(f"{kind}_*/[!.]*_{kind}_*.{suffix}"))]
+    return {path.stem.replace(f"_{kind}_", "_s2_"): path for path in paths}
+
+
+def _tile_size(draft: _Draft, path: Path, bands: int) -> tuple[int, int] | None:
+    """(H, W) of a raster; None, and a finding, where it cannot be read."""
+    if path.suffix == ".tif" and bands > 1:
+        fix = "convert it to .npy; training prints the lines that do it, which need tifffile"
+        draft.find(FindingKind.UNREADABLE, path, f"a GeoTIFF of {bands} bands, which is not read", fix)
+        return None
+    try:
+        if path.suffix == ".tif":
+            with Image.open(path) as image:
+                image.load()
+                return image.height, image.width
+        raster = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        draft.find(FindingKind.UNREADABLE, path, str(error), "copy or convert it again")
+        return None
+    shape = raster.shape if bands > 1 else (1, *raster.squeeze().shape)
+    if len(shape) == 3 and bands in (shape[0], shape[2]) and raster.dtype.kind in "iuf":
+        height, width = shape[1:] if shape[0] == bands else shape[:2]
+        return height, width
+    found = f"{raster.dtype} of shape {raster.shape}, expected numbers of shape ({bands}, H, W)"
+    draft.find(FindingKind.MALFORMED, path, found, "convert it again")
+    return None
+
+
 def _annotated(folder: Path, file: Path, dataset: str | None, places: Sequence[Path], *, full: bool) -> list[_Draft]:
     """The images or videos of a JSON in the format of COCO or YouTube-VIS; none where it is another JSON."""
     if dataset not in (None, "coco", "youtube_vis"):
@@ -538,112 +706,130 @@ def _annotated(folder: Path, file: Path, dataset: str | None, places: Sequence[P
         return [draft]
     if not isinstance(content, dict):
         return []
-    if isinstance(content.get("videos"), list) and dataset != "coco":
+    videos, annotations = content.get("videos"), content.get("annotations")
+    if dataset != "coco" and (
+        isinstance(videos, list) or ("videos" in content and (is_named or "categories" in content))
+    ):
         return [_youtube_vis(folder, file, content, places, full=full)]
-    annotations = content.get("annotations")
-    if not isinstance(content.get("images"), list) or not isinstance(annotations, list) or dataset == "youtube_vis":
+    if dataset == "youtube_vis" or "images" not in content or "annotations" not in content:
         return []
-    if is_named or any(isinstance(row, dict) and "segmentation" in row for row in annotations[:1]):
-        return [_coco(folder, file, content)]
+    # Captions and key points have images and annotations too.
+    is_broken = "categories" in content and not (isinstance(content["images"], list) and isinstance(annotations, list))
+    if is_named or is_broken or _has_masks(annotations):
+        return [_coco(folder, file, content, full=full)]
     return []
+
+
+def _has_masks(annotations: Any) -> bool:
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    return isinstance(first, dict) and "segmentation" in first
 
 
 def _youtube_vis(folder: Path, file: Path, content: Mapping[str, Any], places: Sequence[Path], *, full: bool) -> _Draft:
     draft = _Draft("YouTube-VIS", folder)
     split = next((word for word in ("train", "valid", "val", "test") if word in f"{file.parent.name}/{file.stem}"), "")
-    rows = [row for row in content["videos"] if isinstance(row, dict) and isinstance(row.get("file_names"), list)]
-    annotations = content.get("annotations") or []
-    if len(rows) < len(content["videos"]):
-        found = f"{len(content['videos']) - len(rows)} videos without file_names"
-        draft.find(FindingKind.MALFORMED, file, found, _GET_AGAIN)
-    unsafe = [name for row in rows for name in row["file_names"] if not _is_inside(name)]
-    if unsafe:
-        found = f"file_names that leave the folder of the frames: {_names([str(name) for name in unsafe])}"
-        draft.find(FindingKind.MALFORMED, file, found, _GET_AGAIN)
-        rows = []
+    entries = _rows(draft, file, content, "videos")
+    videos = _numbered(draft, file, "videos", entries, _video)
+    # A split whose truth is not public has none, or null.
+    annotations = _rows(draft, file, content, "annotations") if content.get("annotations") else []
     near = [folder / split / "JPEGImages", folder / "JPEGImages", file.parent / "JPEGImages", folder / split, folder]
-    firsts = [row["file_names"][0] for row in rows if row["file_names"]]
-    home = max([*near, *places], key=lambda place: sum((place / name).is_file() for name in firsts))
-    is_there = any((home / name).is_file() for name in firsts)
+    firsts = [video.names[0] for video in videos.values()]
+    home = max([*near, *places], key=lambda place: sum(_is_file(place / name) for name in firsts))
+    is_there = any(_is_file(home / name) for name in firsts)
     if firsts and not is_there:
         fix = f"name their folder: lightning_vos data check {shlex.quote(str(folder))} --frames DIR"
         found = f"no frame of its videos, such as {firsts[0]}, in {folder} or {folder / split / 'JPEGImages'}"
         draft.find(FindingKind.MISSING_FRAME, file, found, fix)
     elif home not in near:
         draft.notes.append(f"{file.name}: its frames are in {home}")
-    lengths = {}
-    for row in rows:
-        names = row["file_names"]
-        lengths[row.get("id")] = len(names)
-        frames = {name: home / name for name in names if is_there and (home / name).is_file()}
+    for video_id, video in videos.items():
+        frames = {name: home / name for name in video.names if is_there and _is_file(home / name)}
         if is_there:
-            _require(draft, FindingKind.MISSING_FRAME, home, names, frames, f"frames that {file} lists")
-        sizes = {name: size for name in frames if (size := _stated_size(row))}
-        draft.shares[f"{file}/{row.get('id')}"] = Pictures(folder, frames, is_video=False, sizes=sizes)
-        if names != sorted(names):
-            fix = "order file_names, and the entries of its annotations with them"
-            draft.find(FindingKind.WRONG_ORDER, file, f"file_names of video {row.get('id')}", fix)
-    categories = {row.get("id") for row in content.get("categories") or [] if isinstance(row, dict)}
-    for row in annotations:
-        masks = row.get("segmentations") if isinstance(row, dict) else None
-        if not isinstance(masks, list):
-            draft.find(FindingKind.MALFORMED, file, "an annotation without segmentations", _GET_AGAIN)
-        elif row.get("video_id") not in lengths or row.get("category_id") not in categories:
-            found = f"annotation {row.get('id')}: video {row.get('video_id')}, category {row.get('category_id')}"
+            _require(draft, FindingKind.MISSING_FRAME, home, video.names, frames, f"frames that {file} lists")
+        draft.shares[f"{file}/{video_id}"] = Pictures(
+            folder, frames, is_video=False, sizes=dict.fromkeys(frames, video.size)
+        )
+        order = [natural_order(name) for name in video.names]
+        if any(later <= earlier for earlier, later in pairwise(order)):
+            fix = "order file_names, each once, and the entries of its annotations with them"
+            draft.find(FindingKind.WRONG_ORDER, file, f"file_names of video {video_id}", fix)
+    categories = _categories(draft, file, content)
+    listed = _ids(entries)
+
+    def require_track(row: Any) -> None:
+        video_id, category, masks = (
+            field(row, "video_id", int),
+            field(row, "category_id", int),
+            rows(row, "segmentations"),
+        )
+        if video_id not in listed or (categories and category not in categories):
+            found = f"annotation {row.get('id')}: video {video_id}, category {category}"
             draft.find(FindingKind.UNKNOWN_ID, file, found, _GET_AGAIN)
-        elif len(masks) != lengths[row["video_id"]]:
-            found = f"annotation {row.get('id')}: {len(masks)} masks for {lengths[row['video_id']]} frames"
-            draft.find(FindingKind.MALFORMED, file, found, _GET_AGAIN)
+        if row.get("iscrowd", 0) not in (0, 1):
+            raise AnnotationFault(f"iscrowd {row['iscrowd']!r}, expected 0 or 1")
+        if video_id not in videos:
+            return
+        if len(masks) != len(videos[video_id].names):
+            raise AnnotationFault(f"{len(masks)} masks for {len(videos[video_id].names)} frames")
+        for mask in masks if full else ():
+            mask_text(mask or None, videos[video_id].size)
+
+    _read_each(draft, file, "annotations", annotations, require_track)
     if full and annotations and not draft.findings:
         try:
             read_ground_truth(file)
         except DatasetNotFoundError as error:
             draft.find(FindingKind.MALFORMED, file, _told(error), _GET_AGAIN)
-    if not annotations:
+    if not content.get("annotations"):
         draft.notes.append(f"{file.name} has no annotations: the truth of this split is not public, it is not scored")
     _note_categories(draft, file, categories)
-    official = _version(_YOUTUBE_VIS.get("valid" if split == "val" else split, ()), len(rows), len(annotations))
+    official = _version(_YOUTUBE_VIS.get("valid" if split == "val" else split, ()), len(entries), len(annotations))
     draft.splits.append(_Split(file.stem, list(draft.shares), official, len(annotations) or None))
     return draft
 
 
-def _coco(folder: Path, file: Path, content: Mapping[str, Any]) -> _Draft:
+def _coco(folder: Path, file: Path, content: Mapping[str, Any], *, full: bool) -> _Draft:
     draft = _Draft("COCO", folder)
-    rows = [row for row in content["images"] if isinstance(row, dict) and isinstance(row.get("file_name"), str)]
-    if len(rows) < len(content["images"]):
-        found = f"{len(content['images']) - len(rows)} images without file_name"
-        draft.find(FindingKind.MALFORMED, file, found, _GET_AGAIN)
-    unsafe = [row["file_name"] for row in rows if not _is_inside(row["file_name"])]
-    if unsafe:
-        found = f"file names that leave the folder of the images: {_names(unsafe)}"
-        draft.find(FindingKind.MALFORMED, file, found, _GET_AGAIN)
-        rows = []
+    entries = _rows(draft, file, content, "images")
+    images = _numbered(draft, file, "images", entries, _image)
+    names = [image.names[0] for image in images.values()]
     split = file.stem.removeprefix("instances_")
     near = [folder / split, folder / "images" / split, folder / "images", folder / "JPEGImages", folder]
-    home = next((place for place in near if any((place / row["file_name"]).is_file() for row in rows)), None)
-    if rows and home is None:
-        found = f"none of its {len(rows)} images, such as {rows[0]['file_name']}, in {near[0]}"
+    home = next((place for place in near if any(_is_file(place / name) for name in names)), None)
+    if names and home is None:
+        found = f"none of its {len(names)} images, such as {names[0]}, in {near[0]}"
         draft.find(FindingKind.MISSING_FRAME, file, found, f"put the images into {near[0]}")
     there: dict[str, Path] = {}
     if home is not None:
-        there = {row["file_name"]: home / row["file_name"] for row in rows if (home / row["file_name"]).is_file()}
-        names = [row["file_name"] for row in rows]
+        there = {name: home / name for name in names if _is_file(home / name)}
         _require(draft, FindingKind.MISSING_FRAME, home, names, there, f"images that {file} lists")
-    sizes = {row["file_name"]: size for row in rows if (size := _stated_size(row))}
-    _add_images(draft, str(file), there, {}, sizes)
-    annotations = [row for row in content["annotations"] if isinstance(row, dict)]
-    categories = {row.get("id") for row in content.get("categories") or [] if isinstance(row, dict)}
-    images = {row.get("id") for row in rows}
-    for row in annotations:
-        if row.get("image_id") not in images or row.get("category_id") not in categories:
-            found = f"annotation {row.get('id')}: image {row.get('image_id')}, category {row.get('category_id')}"
+    _add_images(draft, str(file), there, {}, {image.names[0]: image.size for image in images.values()})
+    annotations = _rows(draft, file, content, "annotations")
+    categories = _categories(draft, file, content)
+    listed = _ids(entries)
+    shown: set[int] = set()
+
+    def require_instance(row: Any) -> None:
+        image, category = field(row, "image_id", int), field(row, "category_id", int)
+        shown.add(image)
+        if image not in listed or (categories and category not in categories):
+            found = f"annotation {row.get('id')}: image {image}, category {category}"
             draft.find(FindingKind.UNKNOWN_ID, file, found, _GET_AGAIN)
-    empty = images - {row.get("image_id") for row in annotations}
-    crowds = sum(bool(row.get("iscrowd")) for row in annotations)
-    areas = [row for row in annotations if not row.get("area", 1) or not row.get("segmentation")]
-    for number, what in ((crowds, "crowds"), (len(areas), "instances without an area")):
-        if number:
-            draft.notes.append(f"{file.name}: {number} of {len(annotations)} instances are {what}, and are left out")
+        crowd, area, box = row.get("iscrowd", 0), number(row, "area"), rows(row, "bbox")
+        if crowd not in (0, 1) or len(box) != 4 or not all(type(side) in (int, float) for side in box):
+            raise AnnotationFault(f"iscrowd {crowd!r}, bbox {reprlib.repr(box)}; expected 0 or 1, and four numbers")
+        if full and image in images and not (area <= 0 or min(box[2:]) <= 0):  # others are never used
+            field(row, "id", int)
+            mask_text(row.get("segmentation"), images[image].size)
+
+    _read_each(draft, file, "annotations", annotations, require_instance)
+    empty = images.keys() - shown
+    instances = [row for row in annotations if isinstance(row, dict)]
+    crowds = sum(bool(row.get("iscrowd")) for row in instances)
+    bare = sum(not row.get("area", 1) or not row.get("segmentation") for row in instances)
+    for count, what in ((crowds, "crowds"), (bare, "instances without an area")):
+        if count:
+            draft.notes.append(f"{file.name}: {count} of {len(instances)} instances are {what}, and are left out")
     if empty:
         draft.notes.append(f"{file.name}: {_count(len(empty), 'image')} without an instance")
     _note_categories(draft, file, categories)
@@ -655,13 +841,82 @@ def _coco_counts(split: str) -> Sequence[Official]:
     return {"train2017": (Official(118287),), "val2017": (Official(5000, None, 36781),)}.get(split, ())
 
 
-def _stated_size(row: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = row.get("height"), row.get("width")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+# What JSON files state, as the readers of training take it
 
 
-def _note_categories(draft: _Draft, file: Path, categories: set[Any]) -> None:
-    numbers = sorted(number for number in categories if isinstance(number, int))
+class _Stated(NamedTuple):
+    """An image or a video of a JSON."""
+
+    id: int
+    names: list[str]
+    size: tuple[int, int]  # (H, W) in pixels
+
+
+def _video(row: Any) -> _Stated:
+    names = [inside(name) for name in rows(row, "file_names")]
+    if not names:
+        raise AnnotationFault("no name in file_names")
+    return _Stated(field(row, "id", int), names, frame_size_of(row))
+
+
+def _image(row: Any) -> _Stated:
+    return _Stated(field(row, "id", int), [inside(row.get("file_name"))], frame_size_of(row))
+
+
+def _numbered(
+    draft: _Draft, file: Path, name: str, entries: Sequence[Any], read: Callable[[Any], _Stated]
+) -> dict[int, _Stated]:
+    """The images or videos of a list that can be taken, by their ids."""
+    stated: dict[int, _Stated] = {}
+
+    def add(row: Any) -> None:
+        one = read(row)
+        if one.id in stated:
+            raise AnnotationFault(f"id {one.id}, which an earlier one has")
+        stated[one.id] = one
+
+    _read_each(draft, file, name, entries, add)
+    return stated
+
+
+def _read_each(draft: _Draft, file: Path, name: str, entries: Sequence[Any], read: Callable[[Any], None]) -> None:
+    """Read the entries of a list; those that cannot be taken become one finding."""
+    faults = []
+    for place, entry in enumerate(entries):
+        try:
+            read(entry)
+        except AnnotationFault as fault:
+            faults.append(f"{name}[{place}]: {fault}")
+    if faults:
+        found = f"{len(faults)} of {len(entries)} entries that cannot be taken: {_names(faults)}"
+        draft.find(FindingKind.MALFORMED, file, found, _GET_AGAIN)
+
+
+def _rows(draft: _Draft, file: Path, content: Mapping[str, Any], name: str) -> list[Any]:
+    """A list of a JSON; none, and a finding, where it is no list."""
+    try:
+        return rows(content, name)
+    except AnnotationFault as fault:
+        draft.find(FindingKind.MALFORMED, file, str(fault), _GET_AGAIN)
+        return []
+
+
+def _categories(draft: _Draft, file: Path, content: Mapping[str, Any]) -> dict[int, str]:
+    """Id -> name; none, and a finding, where they cannot be taken."""
+    try:
+        return read_categories(content)
+    except AnnotationFault as fault:
+        draft.find(FindingKind.MALFORMED, file, str(fault), _GET_AGAIN)
+        return {}
+
+
+def _ids(entries: Sequence[Any]) -> set[int]:
+    """The ids of a list, also those of entries that cannot be taken."""
+    return {row["id"] for row in entries if isinstance(row, dict) and type(row.get("id")) is int}
+
+
+def _note_categories(draft: _Draft, file: Path, categories: Iterable[int]) -> None:
+    numbers = sorted(categories)
     if numbers and len(numbers) < numbers[-1]:
         draft.notes.append(
             f"{file.name}: category ids {numbers[0]} to {numbers[-1]} have gaps; number the categories anew"
@@ -816,6 +1071,13 @@ def _jsons(folder: Path) -> list[Path]:
     ]
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _is_inside(name: Any) -> bool:
     """Whether a path that a file names stays below the folder it is relative to."""
     return isinstance(name, str) and bool(name) and all(is_plain_name(part) for part in name.split("/"))
@@ -839,6 +1101,10 @@ _TREES: dict[str, Callable[[Path], _Draft | None]] = {
     "lvos": _lvos,
     "voc": _voc,
     "static": _static,
+    "ade20k": _ade20k,
+    "endotect": _endotect,
+    "dfc2020": _dfc2020,
+    "labelled_images": _labelled_images,
     "long_time_video": _long_time_video,
     "folder": _folder,
 }
@@ -852,5 +1118,9 @@ DATASETS: dict[str, str] = {
     "folder": "JPEGImages/<video>/*.jpg, Annotations/<video>/*.png",
     "youtube_vis": "<split>/JPEGImages/<video>/*.jpg, <split>/instances.json or annotations/*.json",
     "coco": "<split>/*.jpg, annotations/instances_<split>.json",
+    "ade20k": "images/training/*.jpg, annotations/training/*.png, and the same in validation",
+    "endotect": "labeled-images/lower-gi-tract/<group>/<class>/*.jpg, segmented-images/masks/*.jpg",
+    "dfc2020": "ROIs0000_<part>/s2_0/*_s2_*.npy, ROIs0000_<part>/dfc_0/*_dfc_*.tif",
+    "labelled_images": "images/*.jpg, labels.csv",
 }
 """What can be checked -> where its files are expected."""

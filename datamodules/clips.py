@@ -260,7 +260,7 @@ class PictureCache:
 
 
 class ClipDataset(Dataset[Clip]):
-    """Endless clips: item `i` is drawn from (seed, i) alone, whichever process asks for it.
+    """Endless clips: item `i` is drawn from (seed, i) alone, whichever process asks for it, and whatever it met before.
 
     Args:
         sequences: Where clips come from: videos of several annotated frames, or images.

@@ -31,6 +31,7 @@ from lightning_vos.structures import Clip, InstanceVideo, ScoredInstanceVideo, S
 VIDEO_LENGTH = 8  # frames of a pseudo-video that is validated or tested
 _SPREAD = 0.1  # of the height by the width of the images of a batch, largest minus smallest
 _ITEM_TRIES = 50
+_OF_BATCH, _OF_ITEM = 1, 2  # last words of seeds: NumPy fills with zeros, [3, 4] and [3, 4, 0] draw the same
 
 
 class CocoClips:
@@ -117,12 +118,12 @@ class PseudoClips(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
             MaskError: No draw shows as many objects in its first frame as its batch has.
         """
         batch, member = divmod(index, self.batch_size)
-        common = np.random.default_rng([self.seed, batch])
+        common = np.random.default_rng([self.seed, batch, _OF_BATCH])
         objects = int(common.integers(1, len(self.with_objects), endpoint=True))
         candidates = self.with_objects[objects - 1]
         shape = self.shapes[common.choice(candidates)]
         low, high = np.searchsorted(self.shapes[candidates], [shape - _SPREAD / 2, shape + _SPREAD / 2])
-        rng = np.random.default_rng([self.seed, batch, member])
+        rng = np.random.default_rng([self.seed, batch, member, _OF_ITEM])
         for _ in range(_ITEM_TRIES):
             image = int(candidates[rng.integers(low, high)])
             labels = self.images.labels(image, _some(int(self.images.counts[image]), objects, rng))

@@ -138,6 +138,8 @@ class COCOInstanceVideo(InstanceDataModule):
         validation_images: How many images, those of the lowest ids, become pseudo-videos.
         batch_size: Clips a step on each device.
         workers: Processes that prepare clips; 0 prepares them in the training process.
+        skip_broken: Whether training draws anew where an image cannot be read, or has another size than the JSON says,
+            instead of stopping; what is skipped is counted and named. Nothing is ever skipped that is scored.
 
     Raises:
         ValueError: A count is none.
@@ -157,10 +159,11 @@ class COCOInstanceVideo(InstanceDataModule):
         validation_images: int = 50,
         batch_size: int = 2,
         workers: int = 4,
+        skip_broken: bool = False,
     ) -> None:
         if validation_images < 1:
             raise ValueError(f"COCOInstanceVideo: validation_images={validation_images}; expected at least 1")
-        super().__init__(root, batch_size, workers)
+        super().__init__(root, batch_size, workers, skip_broken)
         self.splits: dict[Split, str] = {"train": train_split, "val": val_split, "test": test_split}
         self.motion: Motion = motion
         self.length = length

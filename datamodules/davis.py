@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.base import ServerSplit, Split, VOSDataModule
-from datamodules.readers import SequenceFiles, masks_of, not_found, plain_names, read_names, sequence_frames
+from datamodules.readers import SequenceFiles, masks_of, not_found, plain_names, read_lines, read_names, sequence_frames
 from lightning_vos.errors import DatasetNotFoundError, MaskError
 
 _FRAMES = Path("JPEGImages/480p")
@@ -40,7 +40,12 @@ class DAVIS(VOSDataModule):
         self.splits: dict[Split, str] = {"train": train_split, "val": val_split, "test": test_split}
 
     def describe(self, split: Split) -> tuple[str, Path]:
-        """For example "DAVIS 2017 train" and the DAVIS folder."""
+        """For example "DAVIS 2017 train" and the DAVIS folder.
+
+        Raises:
+            DatasetNotFoundError: The dataset or the list of the split is not there.
+        """
+        self._list(self.splits[split])
         return f"DAVIS {self.year} {self.splits[split]}", self.folder
 
     def sequences(self, split: Split) -> Sequence[SequenceFiles]:
@@ -50,7 +55,8 @@ class DAVIS(VOSDataModule):
             DatasetNotFoundError: The dataset, the list, or a sequence on it is not there.
             MaskError: A mask is missing or too many.
         """
-        names, source = self._names(self.splits[split])
+        source = self._list(self.splits[split])
+        names = _names(source)
         return self.read_each(split, names, lambda name: self._sequence(name, source, dense=split == "train"))
 
     @property
@@ -74,10 +80,8 @@ class DAVIS(VOSDataModule):
         raise not_found(
             self.root,
             f"DAVIS {self.year} is not at data.root={self.root}: no {_FRAMES} in {self.root.absolute()} or its DAVIS.",
-            (
-                f"DAVIS/{_FRAMES}/<sequence>/*.jpg, DAVIS/Annotations/480p/<sequence>/*.png",
-                f"DAVIS/ImageSets/{self.year}/<split>.txt",
-            ),
+            f"DAVIS/{_FRAMES}/<sequence>/*.jpg, DAVIS/Annotations/480p/<sequence>/*.png, "
+            f"DAVIS/ImageSets/{self.year}/<split>.txt",
             "https://davischallenge.org (480p)",
             "davis",
         )
@@ -88,22 +92,21 @@ class DAVIS(VOSDataModule):
         of_year = self.folder / f"Annotations_{self.year}/480p"
         return of_year if self.year == 2017 and of_year.is_dir() else self.folder / "Annotations/480p"
 
-    def _names(self, split: str) -> tuple[list[str], Path]:
+    def _list(self, split: str) -> Path:
         lists = self.folder / "ImageSets"
         source = lists / str(self.year) / f"{split}.txt"
         if source.is_file():
-            return read_names(source), source
+            return source
         pairs = lists / "480p" / f"{split}.txt"
         if self.year == 2016 and pairs.is_file():
-            # The first release listed "/JPEGImages/480p/<sequence>/00000.jpg /Annotations/..." for every frame.
-            frames = [line.split()[0] for line in pairs.read_text().splitlines() if line.strip()]
-            return plain_names(pairs, [Path(frame).parent.name for frame in frames]), pairs
+            return pairs
         there = [path.stem for path in sorted(source.parent.glob("*.txt"))]
         if self.year == 2016:
             there += [path.stem for path in sorted(pairs.parent.glob("*.txt"))]
         raise DatasetNotFoundError(
             f"DAVIS {self.year} in {self.folder} has no split {split!r}: there is no {source}\n"
             f"  splits there: {', '.join(dict.fromkeys(there)) or 'none'}\n"
+            f"  expected: ImageSets/{self.year}/{split}.txt, a sequence a line\n"
             "Name one of them (data.train_split, data.val_split, data.test_split), or get the lists from "
             "https://davischallenge.org."
         )
@@ -121,3 +124,10 @@ class DAVIS(VOSDataModule):
                 f"{source}."
             )
         return SequenceFiles(name, frames, masks, binary=self.year == 2016)
+
+
+def _names(source: Path) -> list[str]:
+    if source.parent.name != "480p":
+        return read_names(source)
+    # The first release listed "/JPEGImages/480p/<sequence>/00000.jpg /Annotations/..." for every frame.
+    return plain_names(source, [Path(line.split()[0]).parent.name for line in read_lines(source)])

@@ -6,6 +6,7 @@ Nothing here imports torch, for processes that share the work start quickly with
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,6 +128,13 @@ def pictures_in(folder: Path, suffixes: Iterable[str] = FRAME_SUFFIXES) -> dict[
     return {Path(name).stem: folder / name for name in names if Path(name).suffix.lower() in wanted}
 
 
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """A key that sorts frame9 before frame10."""
+    parts = re.split(r"(\d+)", name, flags=re.ASCII)
+    parts[1::2] = [digits.lstrip("0") for digits in parts[1::2]]
+    return [(len(part) if place % 2 else 0, part) for place, part in enumerate(parts)]
+
+
 def inspect(pictures: Pictures) -> Seen:
     """Look at every file of a video or of a set of images."""
     frames, masks = pictures.frames, pictures.masks
@@ -196,8 +204,10 @@ def _naming(pictures: Pictures) -> Iterable[Finding]:
     if files > len(pictures_in(folder)):
         found = f"{files} pictures of {len(pictures_in(folder))} names"
         yield Finding(FindingKind.DOUBLE_FRAME, folder, found, "keep one picture of each name")
-    if all(stem.isdecimal() for stem in frames) and list(frames) != sorted(frames, key=int):
-        found = f"{', '.join(list(frames)[:3])} by name, {', '.join(sorted(frames, key=int)[:3])} by number"
+    # As `ordered_frames` of lightning_vos.io.frames, which refuses them.
+    counted = sorted(frames, key=natural_order)
+    if list(frames) != counted:
+        found = f"{', '.join(list(frames)[:3])} by name, {', '.join(counted[:3])} by number"
         yield Finding(FindingKind.WRONG_ORDER, folder, found, "pad the numbers with zeros, such as 00001.jpg")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -18,12 +18,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import Split
-from datamodules.loading import RankedDataModule
+from datamodules.loading import ItemReader, RankedDataModule
 from lightning_vos.errors import MaskError
 from lightning_vos.io.masks import resized
 from lightning_vos.structures import InstanceClip, Instances, ScoredInstanceVideo
 
 _ITEM_TRIES = 50
+_OF_ITEM, _OF_EPOCH = 1, 2  # last words of seeds: NumPy fills with zeros, [3, 4] and [3, 4, 0] draw the same
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB: what is padded with it is zero for the network
 
 
@@ -39,7 +40,7 @@ class ClipSource(Protocol):
     """Where clips come from."""
 
     def __len__(self) -> int:
-        """How many clips an epoch visits."""
+        """How many clips there are, and how many items an epoch of the source has."""
 
     def clip(self, number: int, rng: np.random.Generator) -> RawClip:
         """Draw the clip with a number in the epoch."""
@@ -171,35 +172,46 @@ def boxes_of(masks: NDArray[np.bool]) -> NDArray[np.float32]:
 class InstanceClipDataset(Dataset[tuple[NDArray[np.uint8], Instances]]):
     """Endless clips: item `i` is drawn from (seed, i) alone, whichever process asks for it.
 
-    Each source is visited in an order that is drawn anew for every epoch. A clip without instances is replaced by one
-    of another number of its source.
+    An epoch of a source is as many items as it has clips, in an order that is drawn anew each time. Of a single source
+    every clip comes once an epoch. Of several, chance says which source an item is of, and the others pass over their
+    clip at that place: of each come its share of the clips, drawn anew every epoch, and none twice in one. A clip
+    without instances is replaced by one of another number of its source.
 
     Args:
         sources: Where clips come from, each with its augmentation.
         shares: The probability of each source.
         seed: The seed of all draws.
+        skip_broken: Whether a clip that meets a file which cannot be used is drawn anew, and said, instead of an error.
     """
 
     def __init__(
-        self, sources: Sequence[tuple[ClipSource, InstanceTransform]], shares: Sequence[float], seed: int
+        self,
+        sources: Sequence[tuple[ClipSource, InstanceTransform]],
+        shares: Sequence[float],
+        seed: int,
+        *,
+        skip_broken: bool = False,
     ) -> None:
         self.sources = sources
         self.shares = shares
         self.seed = seed
+        self.readers = [ItemReader(len(source), "clips", skip_broken=skip_broken) for source, _ in sources]
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Instances]:
         """The frames (T, H, W, 3) and the instances of a clip.
 
         Raises:
+            FrameError: A frame cannot be used, unless what is broken is skipped.
             MaskError: No draw shows an instance.
         """
-        rng = np.random.default_rng([self.seed, index])
+        rng = np.random.default_rng([self.seed, index, _OF_ITEM])
         chosen = int(rng.choice(len(self.sources), p=self.shares))
         source, transform = self.sources[chosen]
         epoch, position = divmod(index, len(source))
         number = int(_epoch_order(self.seed, chosen, epoch, len(source))[position])
         for _ in range(_ITEM_TRIES):
-            frames, masks, labels = transform(source.clip(number, rng), rng)
+            _, clip = self.readers[chosen].read(number, partial(source.clip, rng=rng), rng)
+            frames, masks, labels = transform(clip, rng)
             seen = np.asarray(masks.any(axis=(2, 3)))
             kept = np.asarray(seen.any(axis=1))
             if kept.any():
@@ -219,7 +231,7 @@ class InstanceClipDataset(Dataset[tuple[NDArray[np.uint8], Instances]]):
 
 @lru_cache(maxsize=4)
 def _epoch_order(seed: int, source: int, epoch: int, length: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, source, epoch]).permutation(length)
+    return np.random.default_rng([seed, source, epoch, _OF_EPOCH]).permutation(length)
 
 
 def collate_instances(items: Sequence[tuple[NDArray[np.uint8], Instances]]) -> InstanceClip:
@@ -269,13 +281,16 @@ class InstanceDataModule(RankedDataModule, ABC):
         root: The folder that holds the dataset.
         batch_size: Clips a step on each device.
         workers: Processes that prepare clips; 0 prepares them in the training process.
+        skip_broken: Whether training draws anew where a frame cannot be read, or has another size than the JSON says,
+            instead of stopping; what is skipped is counted and named. Nothing is ever skipped that is scored.
 
     Raises:
         ValueError: `batch_size` or `workers` is no count.
     """
 
-    def __init__(self, root: Path, batch_size: int = 2, workers: int = 4) -> None:
+    def __init__(self, root: Path, batch_size: int = 2, workers: int = 4, skip_broken: bool = False) -> None:
         super().__init__(root, batch_size, workers)
+        self.skip_broken = skip_broken
         self._clips: tuple[Sequence[tuple[ClipSource, InstanceTransform]], Sequence[float]] | None = None
         self._videos: dict[Literal["val", "test"], Sequence[VideoFiles]] = {}
 
@@ -313,7 +328,8 @@ class InstanceDataModule(RankedDataModule, ABC):
         """Endless batches of clips."""
         if self._clips is None:
             raise RuntimeError("setup('fit') comes first")
-        return self.endless(InstanceClipDataset(*self._clips, self.seed), collate_instances)
+        clips = InstanceClipDataset(*self._clips, self.seed, skip_broken=self.skip_broken)
+        return self.endless(clips, collate_instances)
 
     def val_dataloader(self) -> DataLoader[ScoredInstanceVideo]:
         """Whole videos of the validation split."""

@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.base import Split
 from datamodules.image_transforms import ImageTransform, OfficialTransform, Pixels, Preparation
 from datamodules.label_files import LabelTable
-from datamodules.loading import RankedDataModule
+from datamodules.loading import ItemReader, RankedDataModule
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError
 from lightning_vos.evaluation.semantic import ClassSet
 from lightning_vos.io.frames import FRAME_SUFFIXES, frame_size, read_frame
@@ -145,27 +146,30 @@ class LabelledImageDataset(Dataset[LabelledImages]):
         images: The images of a split.
         preparation: How they are augmented and normalised.
         seed: The seed of all draws.
+        skip_broken: Whether another image is drawn, and it is said, where one cannot be used, instead of an error.
     """
 
-    def __init__(self, images: ImageSet, preparation: Preparation, seed: int) -> None:
+    def __init__(self, images: ImageSet, preparation: Preparation, seed: int, *, skip_broken: bool = False) -> None:
         self.images = images
         self.preparation = preparation
         self.seed = seed
+        self.reader = ItemReader(len(images.names), "images", skip_broken=skip_broken)
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __getitem__(self, index: int) -> LabelledImages:
         """The unbatched item: images (C, H, W), labels (K,), its name.
 
         Raises:
-            UserError: The image or what its labels are read off cannot be used.
+            UserError: The image or what its labels are read off cannot be used, unless what is broken is skipped.
         """
         rng = np.random.default_rng([self.seed, index])
         epoch, position = divmod(index, len(self.images.names))
         if self._order[0] != epoch:
             shuffled = np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.images.names))
             self._order = epoch, shuffled
-        number = int(self._order[1][position])
-        pixels, labels = self.images.draw(number, rng)
+        number, (pixels, labels) = self.reader.read(
+            int(self._order[1][position]), partial(self.images.draw, rng=rng), rng
+        )
         planes = self.preparation.train(pixels, rng)
         return LabelledImages(torch.from_numpy(planes), torch.from_numpy(labels).float(), self.images.names[number])
 
@@ -207,6 +211,8 @@ class ImageDataModule(RankedDataModule, ABC):
             does, whose numbers are documented on each dataset's class, and leaves `transform` alone.
         transform: Augmentation and normalisation.
         predict_split: Which images `predict` runs over; "train" to make the masks that a second stage is trained on.
+        skip_broken: Whether training draws another image where one, or the mask its labels are read off, cannot be
+            used, instead of stopping; what is skipped is counted and named. Nothing is ever skipped that is scored.
 
     Raises:
         ConfigError: `preprocessing` is "official", but no official code reads this dataset.
@@ -223,8 +229,10 @@ class ImageDataModule(RankedDataModule, ABC):
         preprocessing: Literal["paper", "official"] = "paper",
         transform: ImageTransform = _TRANSFORM,
         predict_split: Split = "test",
+        skip_broken: bool = False,
     ) -> None:
         super().__init__(root, batch_size, workers)
+        self.skip_broken = skip_broken
         self.predict_split = predict_split
         self.preparation: Preparation = transform
         if preprocessing == "official":
@@ -291,7 +299,8 @@ class ImageDataModule(RankedDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[LabelledImages]:
         """Endless batches of augmented images."""
-        return self.endless(LabelledImageDataset(self._images["train"], self.preparation, self.seed))
+        images = LabelledImageDataset(self._images["train"], self.preparation, self.seed, skip_broken=self.skip_broken)
+        return self.endless(images)
 
     def val_dataloader(self) -> DataLoader[ScoredImage]:
         """Whole images to validate with during training."""

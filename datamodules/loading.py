@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.clips import StepSampler
+from lightning_vos.errors import FrameError, MaskError, UserError
+
+_READ_TRIES = 50
+_Item = TypeVar("_Item")
 
 
 class RankedDataModule(LightningDataModule):
@@ -97,6 +103,63 @@ class RankedDataModule(LightningDataModule):
 
     def _batches_done(self) -> int:
         return self.trainer.global_step * self._accumulated() if self.trainer else 0
+
+
+class ItemReader:
+    """Reads the items of a training set; draws another one for one that is broken, if that is asked for.
+
+    What is known to be broken is tried again all the same: an item of the loader is what (seed, number) say, not what
+    the process has met before.
+
+    Args:
+        count: The items of the set.
+        what: What they are, in the plural, for messages.
+        skip_broken: Whether to draw anew where a file cannot be used, count it and warn, instead of an error.
+
+    Attributes:
+        broken: (count,) whether an item was found broken, shared with the workers; empty if nothing is skipped.
+    """
+
+    def __init__(self, count: int, what: str, *, skip_broken: bool) -> None:
+        self.count = count
+        self.what = what
+        self.skip_broken = skip_broken
+        self.broken = torch.zeros(count if skip_broken else 0, dtype=torch.bool).share_memory_()
+        self._said: set[str] = set()  # a broken frame breaks many clips
+
+    def read(self, number: int, read: Callable[[int], _Item], rng: np.random.Generator) -> tuple[int, _Item]:
+        """The number of the item that was read, and the item.
+
+        Args:
+            number: The item to try first.
+            read: Reads an item.
+            rng: Draws the others.
+
+        Raises:
+            FrameError: Its picture cannot be used, unless what is broken is skipped; or none of many can.
+            MaskError: As `FrameError`, of its mask.
+        """
+        for _ in range(_READ_TRIES):
+            try:
+                return number, read(number)
+            except (FrameError, MaskError) as error:
+                if not self.skip_broken:
+                    raise
+                self._skip(number, error)
+                number = int(rng.integers(self.count))
+        raise FrameError(
+            f"None of {_READ_TRIES} {self.what} drawn one after the other could be read: "
+            f"{int(self.broken.sum())} of {self.count} are known to be broken.\n"
+            "Copy the dataset again; with data.skip_broken=false the first error says which file is broken."
+        )
+
+    def _skip(self, number: int, error: UserError) -> None:
+        self.broken[number] = True
+        what = " ".join(str(error).splitlines()[:2])
+        if what not in self._said:
+            self._said.add(what)
+            count = f"{int(self.broken.sum())} of {self.count} {self.what}"
+            warnings.warn(f"Broken file skipped, {count} so far: {what}", stacklevel=2)
 
 
 def _one_thread(worker: int) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import Split, VOSDataModule
-from datamodules.readers import SequenceFiles, masks_of, not_found, ordered_frames, read_names
+from datamodules.readers import SequenceFiles, masks_of, not_found, read_names
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError
+from lightning_vos.io.frames import ordered_frames
 
 _PLACES = (".", "LongTimeVideo", "long_video")
 
@@ -42,7 +43,7 @@ class LongTimeVideo(VOSDataModule):
         Raises:
             ConfigError: They are to be trained on.
             DatasetNotFoundError: The dataset, or a video on its list, is not there.
-            FrameError: A video has no frames.
+            FrameError: A video has no frames, or their names do not sort as their numbers do.
             MaskError: A video has no mask, or a mask belongs to no frame.
         """
         if split == "train":
@@ -64,7 +65,7 @@ class LongTimeVideo(VOSDataModule):
             self.root,
             f"Long-Time Video is not at data.root={self.root}: no JPEGImages/<video> and Annotations/<video> in "
             f"{self.root.absolute()}, its LongTimeVideo or long_video.",
-            ("LongTimeVideo/JPEGImages/<video>/*.jpg, LongTimeVideo/Annotations/<video>/*.png",),
+            "LongTimeVideo/JPEGImages/<video>/*.jpg, LongTimeVideo/Annotations/<video>/*.png",
             "https://github.com/xmlyqing00/AFB-URR",
             "long_time_video",
         )

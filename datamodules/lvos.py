@@ -59,8 +59,12 @@ class LVOS(VOSDataModule):
         return "lvos"
 
     def describe(self, split: Split) -> tuple[str, Path]:
-        """For example "LVOS v1 valid" and the folder of the dataset."""
-        return f"LVOS v{self.version} {self.splits[split]}", self.folder
+        """For example "LVOS v1 valid" and the folder of the dataset.
+
+        Raises:
+            DatasetNotFoundError: The dataset or the split is not there.
+        """
+        return f"LVOS v{self.version} {self.splits[split]}", self._split_folder(self.splits[split]).parent
 
     def sequences(self, split: Split) -> Sequence[SequenceFiles]:
         """The videos of a split.
@@ -96,10 +100,8 @@ class LVOS(VOSDataModule):
             self.root,
             f"LVOS v{self.version} is not at data.root={self.root}: no <split>/<split>_meta.json in "
             f"{self.root.absolute()} or its LVOS.",
-            (
-                "LVOS/<split>/<split>_meta.json, <split>/JPEGImages/<video>/*.jpg,",
-                "LVOS/<split>/Annotations/<video>/*.png; splits are train, valid, test",
-            ),
+            "LVOS/<split>/<split>_meta.json, LVOS/<split>/JPEGImages/<video>/*.jpg, "
+            "LVOS/<split>/Annotations/<video>/*.png; splits are train, valid, test",
             "https://github.com/LingyiHongfd/LVOS",
             "lvos",
         )
@@ -112,6 +114,8 @@ class LVOS(VOSDataModule):
         raise DatasetNotFoundError(
             f"LVOS in {self.folder} has no split {split!r}: there is no {self.folder / split / 'JPEGImages'}\n"
             f"  splits there: {', '.join(there) or 'none'}\n"
+            f"  expected: {split}/{split}_meta.json, {split}/JPEGImages/<video>/*.jpg, "
+            f"{split}/Annotations/<video>/*.png\n"
             "Name one of them: data.train_split, data.val_split, data.test_split."
         )
 

@@ -18,8 +18,8 @@ class Mixture(VOSDataModule):
     """Several datasets of masked videos as one to train on; one of them is validated and tested on.
 
     Of a part counts where it is and which of its videos are used; batches, sampler and transform are the mixture's. A
-    part that is not there is left out with a warning that says on what the training goes on, but for the one that is
-    validated on, which must be there.
+    part whose training split is not there is left out with a warning that says on what the training goes on, but for
+    the one that is validated on, which must be there.
 
     Args:
         root: The folder that holds the datasets; the `root` of a part is taken relative to it.
@@ -31,7 +31,8 @@ class Mixture(VOSDataModule):
         **settings: What every dataset takes, see `VOSDataModule`.
 
     Raises:
-        ValueError: A name is not that of a part, a number is not positive, or a share is missing.
+        ValueError: A name is not that of a part, a number is not positive, a share is missing, or a part makes clips of
+            its own or is a mixture.
     """
 
     def __init__(
@@ -52,6 +53,11 @@ class Mixture(VOSDataModule):
         for part in parts.values():
             part.root = self.root / part.root
             part.skip_broken = self.skip_broken
+
+    def prepare_data(self) -> None:
+        """Have the parts prepare what they need."""
+        for part in self.parts.values():
+            part.prepare_data()
 
     @property
     def protocol(self) -> str | None:
@@ -103,7 +109,7 @@ class Mixture(VOSDataModule):
 
     @cached_property
     def _there(self) -> dict[str, VOSDataModule]:
-        """The parts that are there to train on."""
+        """The parts whose training split is there."""
         there, errors = {}, {}
         for name, part in self.parts.items():
             try:
@@ -111,7 +117,7 @@ class Mixture(VOSDataModule):
                 there[name] = part
             except DatasetNotFoundError as error:
                 errors[name] = error
-        missing = [str(error).splitlines()[0] for name, error in errors.items() if name != self.evaluated]
+        missing = [line for name, error in errors.items() if name != self.evaluated for line in _what(error)]
         if self.evaluated in errors:
             raise DatasetNotFoundError("\n".join([*missing, str(errors[self.evaluated])]))
         if missing:
@@ -122,6 +128,12 @@ class Mixture(VOSDataModule):
         return there
 
 
+def _what(error: DatasetNotFoundError) -> list[str]:
+    """What is missing and the tree that is expected, without advice: that is the evaluated part's."""
+    first, *others = str(error).splitlines()
+    return [first, *(line for line in others if line.startswith("  expected"))]
+
+
 def _check(
     parts: Mapping[str, VOSDataModule],
     evaluated: str,
@@ -129,6 +141,12 @@ def _check(
     shares: Mapping[str, float] | None,
 ) -> None:
     known = ", ".join(parts)
+    for name, part in parts.items():
+        if isinstance(part, Mixture) or type(part).train_dataloader is not VOSDataModule.train_dataloader:
+            raise ValueError(
+                f"Mixture: part {name!r} is a {type(part).__name__}, whose clips are not drawn from videos with masks; "
+                "train on it alone, in a stage before or after (data.class_path)"
+            )
     for name in (evaluated, *(repeats or ()), *(shares or ())):
         if name not in parts:
             raise ValueError(f"Mixture: there is no part {name!r}; the parts are {known}")

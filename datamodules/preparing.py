@@ -7,9 +7,9 @@ call goes on when it is made again.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.annotations import faults_of, field, inside, read_categories, read_json, rows
+from datamodules.annotations import AnnotationFault, faults_of, field, inside, read_categories, read_json, rows
 from datamodules.inspecting import pictures_in
 from datamodules.label_files import LabelTable, read_labels, write_labels
 from datamodules.processes import results
-from lightning_vos.errors import ConfigError, DatasetNotFoundError, FrameError, MaskError
+from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError
 from lightning_vos.evaluation.lists import read_names
 from lightning_vos.evaluation.protocols import VOID
 from lightning_vos.evaluation.semantic import CLASS_SETS, ClassSet
@@ -81,6 +81,9 @@ def resize(
     frame of its name, where there is one. The longer side is rounded down. Frames that are small enough are copied
     as they are, and so are .json, .txt, .csv and .xml.
 
+    A file that is there is compared with what would be written: its bytes, or the ids of a mask. So a copy made of
+    other frames, or of frames that were corrected since, is never taken for this one.
+
     Args:
         source: The tree.
         target: The copy, outside of it.
@@ -132,47 +135,35 @@ def _frame_of(source: Path, place: Path) -> Path | None:
 def _write_copy(job: _Copy) -> bool:
     """Whether a file was written, rather than there already."""
     if job.kind == "list":
-        return _copied(job.source, job.target)
+        return _write_bytes(job.target, job.source.read_bytes())
     size = frame_size(job.source)
     height, width = frame_size(job.frame) if job.frame else size
     if min(height, width) > job.short_side:
         height, width = (int(side * job.short_side / min(height, width)) for side in (height, width))
-    if job.target.exists():
-        _require_like(job.target, (height, width))
-        return False
     if job.kind == "mask":
         labels, palette = read_mask(job.source), read_palette(job.source)
-        write_mask(job.target, resized(labels, (height, width)), palette or VOC_PALETTE)
-        return True
+        return _write_ids(job.target, resized(labels, (height, width)), palette or VOC_PALETTE)
+    image = read_frame(job.source)  # what is cut off is not handed on
     if (height, width) == size:
-        read_frame(job.source)  # what is cut off is not handed on
-        return _copied(job.source, job.target)
-    small = Image.fromarray(read_frame(job.source)).resize((width, height), Image.Resampling.BICUBIC)
-    with written_beside(job.target) as temporary:
-        if job.target.suffix.lower() == ".png":
-            small.save(temporary, format="PNG")
-        else:
-            small.save(temporary, format="JPEG", quality=_JPEG_QUALITY)
-    return True
+        return _write_bytes(job.target, job.source.read_bytes())
+    small = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    encoded = BytesIO()
+    if job.target.suffix.lower() == ".png":
+        small.save(encoded, format="PNG")
+    else:
+        small.save(encoded, format="JPEG", quality=_JPEG_QUALITY)
+    return _write_bytes(job.target, encoded.getvalue())
 
 
-def _copied(source: Path, target: Path) -> bool:
+def _write_bytes(target: Path, content: bytes) -> bool:
+    """Whether a file was written, rather than there already."""
     if target.exists():
-        if target.read_bytes() != source.read_bytes():
+        if target.read_bytes() != content:
             raise _occupied(target, "another content")
         return False
     with written_beside(target) as temporary:
-        shutil.copyfile(source, temporary)
+        temporary.write_bytes(content)
     return True
-
-
-def _require_like(target: Path, size: tuple[int, int]) -> None:
-    try:
-        found = read_frame(target).shape[:2]
-    except FrameError as error:
-        raise _occupied(target, "a picture that cannot be read") from error
-    if found != size:
-        raise _occupied(target, f"{found[1]}x{found[0]} pixels, expected {size[1]}x{size[0]}")
 
 
 # Masks
@@ -441,18 +432,30 @@ def _labels_of_json(file: Path) -> LabelTable:
     with faults_of(file, "the file", "COCO"):
         categories = read_categories(content)
         images, instances = rows(content, "images"), rows(content, "annotations")
+    paths: dict[str, str] = {}  # by their names without folder and suffix
     for number, row in enumerate(images):
         with faults_of(file, f"images[{number}]", "COCO"):
-            names[field(row, "id", int)] = PurePosixPath(inside(row.get("file_name"))).stem
+            image, path = field(row, "id", int), inside(row.get("file_name"))
+            if image in names:
+                raise AnnotationFault(f"id {image}, which an earlier one has")
+        names[image] = PurePosixPath(path).stem
+        if names[image] in paths:
+            raise DatasetNotFoundError(
+                f"Two images of one name in {file}: {paths[names[image]]} and {path}\n"
+                "  expected names that differ without folder and suffix, for so the CSV names images.\n"
+                "Rename one of them, there and on disk, or make a JSON of each folder."
+            )
+        paths[names[image]] = path
+    with faults_of(file, "the file", "COCO"):
+        for name in (*categories.values(), *names.values()):
+            if name.encode(errors="replace").decode() != name:
+                raise AnnotationFault(f"the name {name!r}, which is no text that a file can hold")
     shown: list[tuple[str, str]] = []
     for number, row in enumerate(instances):
-        image, category = row.get("image_id"), row.get("category_id")
-        if image not in names or category not in categories:
-            raise DatasetNotFoundError(
-                f"{file} is no annotation file in the format of COCO\n"
-                f"  found in annotations[{number}]: image {image}, category {category}, not both of which it lists\n"
-                "Get the file of the dataset again, or mend what wrote it."
-            )
+        with faults_of(file, f"annotations[{number}]", "COCO"):
+            image, category = field(row, "image_id", int), field(row, "category_id", int)
+            if image not in names or category not in categories:
+                raise AnnotationFault(f"image {image}, category {category}, not both of which it lists")
         shown.append((names[image], categories[category]))
     return _table(names.values(), list(categories.values()), shown)
 
@@ -528,7 +531,8 @@ def _require_apart(source: Path, target: Path) -> None:
 def _occupied(target: Path, found: str) -> ConfigError:
     return ConfigError(
         f"{target} is there already, with {found}.\n"
-        "It was left as it is, and so were other files. Name another TARGET, or remove what is there."
+        "It was made of another SOURCE, or of this one before it or the settings changed, and is left as it is.\n"
+        "Name another TARGET, or remove what is there: then it is written anew."
     )
 
 

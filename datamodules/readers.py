@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_vos.errors import DatasetNotFoundError, FrameError, MaskError
 from lightning_vos.evaluation.protocols import VOID, appearing_plan, davis_plan
-from lightning_vos.io.frames import FrameFolder, frame_size, list_frames, read_frame
+from lightning_vos.io.frames import FrameFolder, frame_size, list_frames, ordered_frames, read_frame
 from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette
 from lightning_vos.metrics.sequence import Plan
 from lightning_vos.structures import ScoredVideo, Video
@@ -267,13 +266,13 @@ def masks_of(frames: Sequence[Path], folder: Path) -> dict[int, Path]:
     return {index[path.stem]: path for path in masks}
 
 
-def not_found(root: Path, what: str, tree: Sequence[str], source: str, layout: str) -> DatasetNotFoundError:
+def not_found(root: Path, what: str, tree: str, source: str, layout: str) -> DatasetNotFoundError:
     """The error for a dataset that is not where it was looked for: what to have there, and the ways to get it.
 
     Args:
         root: Where it was looked for.
         what: What is missing, in a line.
-        tree: The files that are expected, in lines.
+        tree: The files that are expected, in a line.
         source: Where the dataset is had.
         layout: What `lightning_vos data demo --layout` calls it.
     """
@@ -284,9 +283,8 @@ def not_found(root: Path, what: str, tree: Sequence[str], source: str, layout: s
             [
                 what,
                 f"  found there: {found}{', ...' if entries and len(entries) > 6 else ''}",
-                f"  expected: {tree[0]}",
-                *(f"            {line}" for line in tree[1:]),
-                f"Get it from {source} and name its folder with --data.root FOLDER,",
+                f"  expected: {tree}; from {source}",
+                "Get it and name its folder with --data.root FOLDER,",
                 "or write a small synthetic set in this layout, then run the same command again:",
                 f"  lightning_vos data demo {root} --layout {layout}",
             ]
@@ -300,8 +298,13 @@ def read_names(path: Path) -> list[str]:
     Raises:
         DatasetNotFoundError: A name would lead outside the dataset's folders, or there is none.
     """
+    return plain_names(path, read_lines(path))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list file that are not blank; bytes that are not UTF-8 become U+FFFD, so no name of a file."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
-    return plain_names(path, [line for line in lines if line])
+    return [line for line in lines if line]
 
 
 def plain_names(path: Path, names: Sequence[str]) -> list[str]:
@@ -342,20 +345,3 @@ def sequence_frames(folder: Path, source: Path) -> list[Path]:
                 "remove it, or name the frames by numbers."
             )
     return ordered_frames(folder)
-
-
-def ordered_frames(folder: Path) -> list[Path]:
-    """The frames in a folder, whose names sort as the numbers in them do.
-
-    Raises:
-        FrameError: It holds no image, or they do not.
-    """
-    frames = list_frames(folder)
-    counted = sorted(frames, key=lambda path: [int(part) for part in re.findall(r"\d+", path.stem)])
-    for path, other in zip(frames, counted, strict=True):
-        if path != other:
-            raise FrameError(
-                f"The names of the frames in {folder} do not sort as their numbers do: {path.name} comes before "
-                f"{other.name}.\nExpected numbers of as many digits each, such as 00000.jpg: rename them."
-            )
-    return frames

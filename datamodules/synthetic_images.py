@@ -50,6 +50,9 @@ FOLDERS: dict[Layout, str] = {
 }
 """The folder of each layout inside the one that `root` of its DataModule names."""
 
+SIZES: dict[Layout, dict[str, int]] = {"dfc2020": {"train": 24, "val": 8, "height": 256, "width": 256}}
+"""What a set to begin with has in place of the defaults of `ImageSettings`: tiles larger than DFC2020's windows."""
+
 _FIRST = {"train": 0, "val": FIRST_VAL_INDEX, "test": 2 * FIRST_VAL_INDEX}
 _SHAPES = ("blob", "polygon", "ellipse")
 _TEXTURES = ("noise", "stripes", "dots", "gradient")

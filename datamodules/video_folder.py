@@ -10,14 +10,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.base import Split, VOSDataModule
 from datamodules.readers import SequenceFiles, masks_of
 from lightning_vos.errors import DatasetNotFoundError
-from lightning_vos.io.frames import list_frames
+from lightning_vos.io.frames import ordered_frames
 
 
 class VideoFolder(VOSDataModule):
     """A person's own videos: `root/<frames>/<video>/*.jpg` and `root/<masks>/<video>/*.png`.
 
     `root/<frames>` may also hold the images of a single video, and `root/<masks>` its masks. Masks are indexed PNGs
-    named as their frames; 255 is background. Objects may first appear in any frame, each is a prompt there.
+    named as their frames; 255 is background. Objects may first appear in any frame, each is a prompt there. Numbers in
+    the names of frames have as many digits each, or the names would not sort by them.
 
     Trains on the videos whose masks follow their objects: two masks or more, not all of them first appearances. In the
     order of names, each `holdout`-th of them is kept for validation, the last one if they are fewer; a single one
@@ -45,13 +46,28 @@ class VideoFolder(VOSDataModule):
         if holdout < 2:
             raise ValueError(f"VideoFolder: holdout={holdout}; expected at least 2, or nothing is left to train on")
         super().__init__(root, **parts)
-        self.frames = self.root / frames
-        self.masks = self.root / masks
+        self._frames_name = frames
+        self._masks_name = masks
         self.resize_masks = resize_masks
         self.holdout = holdout
 
+    @property
+    def frames(self) -> Path:
+        """The folder of the frames."""
+        return self.root / self._frames_name
+
+    @property
+    def masks(self) -> Path:
+        """The folder of the masks."""
+        return self.root / self._masks_name
+
     def describe(self, split: Split) -> tuple[str, Path]:
-        """For example "VideoFolder train" and the root."""
+        """For example "VideoFolder train" and the root.
+
+        Raises:
+            DatasetNotFoundError: A folder is missing.
+        """
+        self._require_folders()
         return f"VideoFolder {split}", self.root
 
     def sequences(self, split: Split) -> Sequence[SequenceFiles]:
@@ -59,7 +75,7 @@ class VideoFolder(VOSDataModule):
 
         Raises:
             DatasetNotFoundError: A folder is missing, or there is no video with the masks that the split needs.
-            FrameError: A video has no frames.
+            FrameError: A video has no frames, or their names do not sort as their numbers do.
             MaskError: A mask belongs to no frame, or cannot be used.
         """
         if split == "test":
@@ -84,9 +100,7 @@ class VideoFolder(VOSDataModule):
             return usable
         return [sequence for sequence in usable if sequence not in held_out]
 
-    @cached_property
-    def _prompted(self) -> list[SequenceFiles]:
-        """Every video that has a mask."""
+    def _require_folders(self) -> None:
         for folder in (self.root, self.frames, self.masks):
             if not folder.is_dir():
                 raise DatasetNotFoundError(
@@ -95,6 +109,11 @@ class VideoFolder(VOSDataModule):
                     f"  expected: {self.frames}/<video>/*.jpg and {self.masks}/<video>/*.png\n"
                     "Name the folders with --data.root DIR, --data.frames NAME and --data.masks NAME (inside root)."
                 )
+
+    @cached_property
+    def _prompted(self) -> list[SequenceFiles]:
+        """Every video that has a mask."""
+        self._require_folders()
         videos = [self.frames / name for name in _names(self.frames) if (self.frames / name).is_dir()]
         if videos:
             found = [self._sequence(video.name, video, self.masks / video.name) for video in videos]
@@ -117,7 +136,7 @@ class VideoFolder(VOSDataModule):
         return prompted
 
     def _sequence(self, name: str, frames: Path, masks: Path) -> SequenceFiles:
-        paths = list_frames(frames)
+        paths = ordered_frames(frames)
         return SequenceFiles(
             name, paths, masks_of(paths, masks), first_frame_only=False, resize_masks=self.resize_masks
         )

@@ -75,7 +75,8 @@ class YouTubeVIS(InstanceDataModule):
     `lightning_vos.evaluation.holdout`.
 
     A clip has a key frame, one frame before and one behind it at gaps uniform in 1 to `reach`, kept inside the video,
-    and others drawn from outside of these; in order of time. Every frame is the key once an epoch. Crowds are left out.
+    and others drawn from outside of these; in order of time. Every frame is the key once an epoch; with `coco`, a share
+    of 1 - `coco.share` of them, drawn anew every epoch. Crowds are left out.
 
     Args:
         root: The folder of the dataset, or the folder that holds it as `youtube_vis_<year>`, `ytvis_<year>`,
@@ -93,6 +94,8 @@ class YouTubeVIS(InstanceDataModule):
         coco: Images of COCO to train on as well.
         batch_size: Clips a step on each device.
         workers: Processes that prepare clips; 0 prepares them in the training process.
+        skip_broken: Whether training draws anew where a frame cannot be read, or has another size than the JSON says,
+            instead of stopping; what is skipped is counted and named. Nothing is ever skipped that is scored.
 
     Raises:
         ValueError: `length` or `reach` is no count.
@@ -114,10 +117,11 @@ class YouTubeVIS(InstanceDataModule):
         coco: COCOMixture | None = None,
         batch_size: int = 2,
         workers: int = 4,
+        skip_broken: bool = False,
     ) -> None:
         if length < 1 or reach < 1:
             raise ValueError(f"YouTubeVIS: length={length}, reach={reach}; expected at least 1 of each")
-        super().__init__(root, batch_size, workers)
+        super().__init__(root, batch_size, workers, skip_broken)
         self.year = year
         self.splits: dict[Split, VISSplit] = {"train": train_split, "val": val_split, "test": test_split}
         self.files = {"train": train_file, "valid": valid_file}

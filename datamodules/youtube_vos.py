@@ -83,9 +83,14 @@ class YouTubeVOS(VOSDataModule):
         return "youtube_vos"
 
     def describe(self, split: Split) -> tuple[str, Path]:
-        """For example "YouTube-VOS 2019 valid" and the folder of the dataset."""
+        """For example "YouTube-VOS 2019 valid" and the folder of the dataset.
+
+        Raises:
+            DatasetNotFoundError: The dataset or the split is not there.
+        """
+        part = self.splits[split]
         frames = ", all frames" if self.all_frames and split != "train" else ""
-        return f"YouTube-VOS {self.year} {self.splits[split]}{frames}", self.folder
+        return f"YouTube-VOS {self.year} {part}{frames}", self._split_folder(part).parent
 
     def sequences(self, split: Split) -> Sequence[SequenceFiles]:
         """The videos of a split; to train on, those that have two annotated frames and are not left out.
@@ -134,10 +139,8 @@ class YouTubeVOS(VOSDataModule):
             self.root,
             f"YouTube-VOS {self.year} is not at data.root={self.root}: no train/meta.json in {self.root.absolute()} "
             "or its YouTubeVOS.",
-            (
-                "YouTubeVOS/<split>/meta.json, <split>/JPEGImages/<video>/*.jpg,",
-                "YouTubeVOS/<split>/Annotations/<video>/*.png; splits are train, valid",
-            ),
+            "YouTubeVOS/<split>/meta.json, YouTubeVOS/<split>/JPEGImages/<video>/*.jpg, "
+            "YouTubeVOS/<split>/Annotations/<video>/*.png; splits are train, valid",
             "https://youtube-vos.org",
             "youtube_vos",
         )
@@ -150,8 +153,9 @@ class YouTubeVOS(VOSDataModule):
         raise DatasetNotFoundError(
             f"YouTube-VOS {self.year} in {self.folder} has no {folder.name}: there is no {folder / 'meta.json'}\n"
             f"  splits there: {', '.join(there)}{'' if 'train' not in there else ', holdout_train, holdout_val'}\n"
-            "Name one of them (data.train_split, data.val_split, data.test_split), or get it from "
-            "https://youtube-vos.org."
+            f"  expected: {folder.name}/meta.json, {folder.name}/JPEGImages/<video>/*.jpg, "
+            f"{folder.name}/Annotations/<video>/*.png; from https://youtube-vos.org\n"
+            "Get it, or name one of them (data.train_split, data.val_split, data.test_split)."
         )
 
     def _sequence(

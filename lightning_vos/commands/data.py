@@ -34,7 +34,7 @@ class _Videos(NamedTuple):
 
     folder: str
     writer: str  # module and function
-    command: str
+    command: str | None  # None where no recipe trains on it yet
     train: int = 40
     val: int = 12
     frames: int = 16
@@ -70,7 +70,7 @@ _VIDEOS = {
     "youtube_vis": _Videos(
         "youtube_vis_2019",
         "synthetic_instances.write_synthetic_youtube_vis",
-        "fit --config RECIPE --config configs/data/youtube_vis_2019.yaml",
+        None,
     ),
 }
 _STILLS = {
@@ -93,6 +93,7 @@ def demo(directory: Path, layout: str, seed: int) -> None:
         ConfigError: There is no such layout, or the folder holds something else.
     """
     settings: Any
+    command: str | None
     if layout in _VIDEOS:
         kind = _VIDEOS[layout]
         root, writer, command = directory / kind.folder, _function(kind.writer), kind.command
@@ -108,20 +109,19 @@ def demo(directory: Path, layout: str, seed: int) -> None:
     elif layout in _LABELLED:
         images = import_module("datamodules.synthetic_images")
         root, writer = directory / images.FOLDERS[layout], images.write_images
-        settings, command = (
-            images.ImageSettings(layout, seed=seed),
-            f"fit --config RECIPE --config configs/data/{layout}.yaml",
-        )
+        settings, command = images.ImageSettings(layout, seed=seed, **images.SIZES.get(layout, {})), None
         content = f"{settings.train} training and {settings.val} validation images"
     else:
         raise ConfigError(f"No synthetic data set has the layout {layout!r}.\nExpected --layout {', '.join(_LAYOUTS)}.")
     writer(root, settings)
+    rendered = f"{root} holds {content}, {settings.height} x {settings.width} pixels. They are synthetic.\n"
+    if command is None:
+        words = f"lightning_vos data check {shlex.quote(str(root))}"
+        _say(f"{rendered}The methods that train on them are to come. To check them:\n  {words}")
+        return
     place = "" if directory == Path("data") else f" --data.root {shlex.quote(str(directory))}"
     to_do = "To train on them" if command.startswith("fit") else "To test on them"
-    _say(
-        f"{root} holds {content}, {settings.height} x {settings.width} pixels. They are synthetic.\n"
-        f"{to_do}:\n  lightning_vos {command}{place}"
-    )
+    _say(f"{rendered}{to_do}:\n  lightning_vos {command}{place}")
 
 
 def _function(name: str) -> Any:

@@ -81,13 +81,13 @@ def read_inputs(video: Path, mask: Path, *, resize_masks: bool = False) -> Input
     Raises:
         UserError: if one is missing, unreadable or does not fit the other.
     """
-    from lightning_vos.io.frames import FrameFolder, list_frames
+    from lightning_vos.io.frames import FrameFolder, ordered_frames
     from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette
     from lightning_vos.io.video import VideoFile
 
     if not video.exists():
         raise FrameError(f"There is no video {video.absolute()}. Name a folder of frames or a video file.")
-    frames = FrameFolder(list_frames(video)) if video.is_dir() else VideoFile(video)
+    frames = FrameFolder(ordered_frames(video)) if video.is_dir() else VideoFile(video)
     names = [path.stem for path in frames.paths] if isinstance(frames, FrameFolder) else []
     masks = _masks(mask, names)
     prompts = {number: read_mask(path, frames.size, resize=resize_masks) for number, path in masks.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -43,6 +44,28 @@ def list_frames(folder: Path) -> list[Path]:
             "Name the folder that holds the pictures themselves."
         )
     return frames
+
+
+def ordered_frames(folder: Path) -> list[Path]:
+    """As `list_frames`, of frames whose names sort as the numbers in them do.
+
+    Raises:
+        FrameError: As `list_frames`; or they do not, and the order of the video would be lost.
+    """
+    frames = list_frames(folder)
+    counted = sorted(frames, key=_text_and_numbers)
+    for path, other in zip(frames, counted, strict=True):
+        if path != other:
+            raise FrameError(
+                f"The names of the frames in {folder} do not sort as their numbers do: {path.name} comes before "
+                f"{other.name}.\nExpected numbers of as many digits each, such as 00000.jpg: rename them."
+            )
+    return frames
+
+
+def _text_and_numbers(path: Path) -> list[str | int]:
+    parts = re.split(r"(\d+)", path.stem)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:

@@ -46,7 +46,8 @@ def read_mask(path: Path, size: tuple[int, int] | None = None, *, resize: bool =
         f"Mask of another size than its frame: {path}\n"
         f"  found {labels.shape[1]}x{labels.shape[0]}, expected {size[1]}x{size[0]} (width x height).\n"
         "Save the mask at the frame's size; scale it with nearest-neighbour interpolation only.\n"
-        "To have that done: --data.resize_masks true with datamodules.VideoFolder, --resize-masks with segment."
+        "To have that done: --resize-masks with segment, --data.resize_masks true with datamodules.VideoFolder and\n"
+        "datamodules.YouTubeVOS, --data.parts.NAME.init_args.resize_masks true where one is part NAME of a mixture."
     )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _QUICK = (TrainerFn.FITTING, TrainerFn.VALIDATING)  # one pass over every video
 _GROUPED = tuple(f"{name}_{group}" for name in ("J", "F") for group in ("seen", "unseen"))
+_VARIATION = ("V", "V_seen", "V_unseen")
 
 
 class VOSModule(L.LightningModule):
@@ -44,7 +45,7 @@ class VOSModule(L.LightningModule):
     Logs `val/J&F`, `val/J`, `val/F` and `val/identity_switches` (of all videos together) in `fit` and `validate`, the
     same under `test/` with `test/FPS`, `test/peak_memory_gb` and `test/parameters`. What the protocol of the data has
     besides is logged beside them: `J_seen`, `J_unseen`, `F_seen`, `F_unseen` where it tells them apart, `G` of
-    YouTube-VOS then, `V` of LVOS.
+    YouTube-VOS then, `V` of LVOS, and `V_seen` and `V_unseen` where it tells them apart.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class VOSModule(L.LightningModule):
         protocol = getattr(self.trainer.datamodule, "protocol", None)  # type: ignore[attr-defined]
         if protocol == "youtube_vos" and grouped:
             self.log(f"{stage}/G", summary["J&F"])
-        for name in (*grouped, *(["V"] if protocol == "lvos" else [])):
+        for name in (*grouped, *(name for name in _VARIATION if protocol == "lvos" and name in summary)):
             self.log(f"{stage}/{name}", summary[name])
         if scores.objects:
             self.log(f"{stage}/identity_switches", float(summary["switches"]))

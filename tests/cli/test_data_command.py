@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,17 @@ def test_check_says_what_is_wrong_where_and_how_it_is_mended(command, davis):
     assert report["parts"][0]["videos"] == 2
 
 
+def test_check_prints_names_that_are_no_text(command, tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "\ud800.jpg", "height": 4, "width": 4}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    finished = command("data", "check", str(tmp_path), "--json", str(tmp_path / "report.json"))
+    assert (finished.status, "such as \\ud800.jpg" in finished.out) == (1, True), finished.out + finished.err
+
+
 def test_check_without_a_dataset(command, davis):
     refused(command("data", "check", "gone"), "No folder to check", "gone")
     (davis.parents[1] / "empty").mkdir()
@@ -92,7 +104,7 @@ def test_demo_knows_its_layouts(command, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("layout", ["long_time_video", "coco", "endotect"])
+@pytest.mark.parametrize("layout", ["long_time_video", "coco"])
 def test_demo_writes_a_set(command, tmp_path, monkeypatch, layout):
     from lightning_vos.commands import data
 
@@ -106,6 +118,27 @@ def test_demo_writes_a_set(command, tmp_path, monkeypatch, layout):
     config = Path(__file__).parents[2] / f"configs/data/{layout}.yaml"
     assert config.is_file()
     assert list(tmp_path.glob("my data/*/synthetic.json"))
+
+
+@pytest.mark.parametrize("layout", ["youtube_vis", "dfc2020", "endotect", "labelled_images"])
+def test_demo_of_a_layout_that_no_recipe_trains_on(command, tmp_path, monkeypatch, layout):
+    from lightning_vos.commands import data
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "SyntheticSettings", lambda **words: SMALL)
+    finished = command("data", "demo", "my data", "--layout", layout)
+    assert finished.status == 0, finished.err
+    assert "RECIPE" not in finished.out
+    assert "The methods that train on them are to come." in finished.out
+    line = finished.out.splitlines()[-1]
+    assert line.startswith("  lightning_vos data check 'my data")
+    checked = command(*shlex.split(line)[1:])
+    assert (checked.status, "Nothing is wrong" in checked.out) == (0, True), checked.out
+    if layout == "dfc2020":
+        from datamodules import DFC2020
+
+        tiles = DFC2020(Path("my data"), window=224).images("train")
+        assert tiles.draw(0, np.random.default_rng(0))[0].shape == (224, 224, 13)
 
 
 def test_show_draws_what_training_would(command, davis):

@@ -10,15 +10,18 @@ import pytest
 from PIL import Image
 
 from datamodules.checking import DATASETS, check
+from datamodules.coco import InstanceRules, read_coco
 from datamodules.inspecting import FindingKind
 from datamodules.synthetic_files import StillSettings, SyntheticSettings, write_davis, write_stills
+from datamodules.synthetic_images import ImageSettings, write_images
 from datamodules.synthetic_instances import write_synthetic_coco, write_synthetic_youtube_vis
 from datamodules.synthetic_layouts import (
     write_synthetic_long_time_video,
     write_synthetic_lvos,
     write_synthetic_youtube_vos,
 )
-from lightning_vos.errors import DatasetNotFoundError
+from lightning_vos.errors import DatasetNotFoundError, FrameError
+from lightning_vos.io.frames import ordered_frames
 from lightning_vos.io.masks import read_mask, write_mask
 
 REAL = Path(__file__).parents[2] / "../shared/data/real"
@@ -33,6 +36,15 @@ WRITERS = {
     "coco": (write_synthetic_coco, StillSettings(images=10, height=64, width=80)),
     "static": (write_stills, StillSettings(images=6, height=64, width=80)),
 }
+LABELLED = {
+    "voc": "PASCAL VOC",
+    "coco_semantic": "COCO",
+    "ade20k": "ADE20K",
+    "dfc2020": "DFC2020",
+    "endotect": "EndoTect",
+    "labelled_images": "labelled images",
+}
+WRITERS |= {name: (write_images, ImageSettings(name, train=9, val=3, height=64, width=80)) for name in LABELLED}
 FOLDERS = {"long_time_video": "long_video"}
 
 
@@ -76,15 +88,21 @@ def first(folder, pattern):
 def test_a_whole_set_is_recognised_and_nothing_is_wrong_with_it(written, name, full):
     (report,) = check(written / FOLDERS.get(name, name), full=full)
     assert not report.findings
-    assert report.dataset == {
-        "davis": "DAVIS",
-        "youtube_vos": "YouTube-VOS",
-        "lvos": "LVOS",
-        "long_time_video": "Long-Time Video",
-        "youtube_vis": "YouTube-VIS",
-        "coco": "COCO",
-        "static": "still images",
-    }.get(name)
+    assert (
+        report.dataset
+        == (
+            LABELLED
+            | {
+                "davis": "DAVIS",
+                "youtube_vos": "YouTube-VOS",
+                "lvos": "LVOS",
+                "long_time_video": "Long-Time Video",
+                "youtube_vis": "YouTube-VIS",
+                "coco": "COCO",
+                "static": "still images",
+            }
+        )[name]
+    )
 
 
 def test_all_sets_of_a_folder_are_found(written):
@@ -332,12 +350,13 @@ def test_a_json_of_videos(copy):
     file.write_text(json.dumps(content))
     assert {finding.kind for finding in findings(root)} == {
         FindingKind.WRONG_SIZE,
+        FindingKind.WRONG_ORDER,
         FindingKind.UNKNOWN_ID,
         FindingKind.MALFORMED,
     }
     content["videos"][0]["file_names"][0] = "../../etc/passwd"
     file.write_text(json.dumps(content))
-    assert any("leave the folder" in finding.found for finding in findings(root))
+    assert any("leads outside the folder" in finding.found for finding in findings(root))
 
 
 def test_a_json_of_images(copy):
@@ -384,6 +403,160 @@ def test_names_that_do_not_sort_by_number(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 6)).save(path) if suffix == "jpg" else write_mask(path, np.ones((6, 8), np.uint8))
     assert only(tmp_path, FindingKind.WRONG_ORDER).found == "1, 10, 2 by name, 1, 2, 10 by number"
+
+
+def test_names_with_letters_that_do_not_sort_by_number(tmp_path):
+    for number in range(1, 13):
+        for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+            path = tmp_path / folder / "a" / f"frame{number}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 6)).save(path) if suffix == "jpg" else write_mask(path, np.ones((6, 8), np.uint8))
+    found = only(tmp_path, FindingKind.WRONG_ORDER).found
+    assert found == "frame1, frame10, frame11 by name, frame1, frame2, frame3 by number"
+    with pytest.raises(FrameError):
+        ordered_frames(tmp_path / "JPEGImages/a")
+    for number, path in enumerate(sorted(tmp_path.rglob("frame*.*"), key=lambda path: (path.suffix, path.name))):
+        path.rename(
+            path.with_stem(f"a{number % 12 // 6}-b{1 - number % 12 // 6}-{number % 12:02}")
+        )  # other numbers fall
+    assert len(ordered_frames(tmp_path / "JPEGImages/a")) == 12
+    assert not findings(tmp_path)
+
+
+def test_file_names_of_a_json_are_read_in_natural_order(copy):
+    root = copy("youtube_vis")
+    file = root / "train.json"
+    content = json.loads(file.read_text())
+    video = content["videos"][0]
+    folder = Path(video["file_names"][0]).parent
+    for number, name in enumerate(video["file_names"]):
+        frame = root / "train/JPEGImages" / name
+        frame.rename(frame.with_stem(f"frame{number}"))
+    video["file_names"] = [f"{folder}/frame{number}.jpg" for number in range(len(video["file_names"]))]
+    assert f"{folder}/frame10.jpg" in video["file_names"]
+    file.write_text(json.dumps(content))
+    assert not findings(root)
+    video["file_names"].sort()
+    file.write_text(json.dumps(content))
+    assert only(root, FindingKind.WRONG_ORDER).file == file
+
+
+def changed(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content.update(videos=5), "videos 5, expected a list"),
+        (lambda content: content.update(annotations=5), "annotations 5, expected a list"),
+        (lambda content: content.update(categories=5), "categories 5, expected a list"),
+        (lambda content: content["videos"].append(5), "videos[4]: 5, expected an object"),
+        (lambda content: content["videos"][0].update(id=[1]), "videos[0]: id [1], expected a whole number"),
+        (lambda content: content["videos"][0].update(file_names=[[1]]), "videos[0]: the file name [1]"),
+        (lambda content: content["videos"][0].update(height="x"), "videos[0]: height 'x'"),
+        (lambda content: content["videos"].append(content["videos"][0]), "videos[4]: id "),
+        (lambda content: content["annotations"].append(5), ": 5, expected an object"),
+        (lambda content: content["annotations"][0].update(video_id=[1]), "annotations[0]: video_id [1]"),
+        (lambda content: content["annotations"][0].update(category_id=[1]), "annotations[0]: category_id [1]"),
+        (lambda content: content["annotations"][0].update(segmentations=None), "annotations[0]: segmentations None"),
+    ],
+)
+def test_a_json_of_videos_of_another_form(copy, change, words):
+    root = copy("youtube_vis")
+    file = root / "train.json"
+    changed(file, change)
+    found = [finding for finding in findings(root) if words in finding.found]
+    assert [finding.kind for finding in found] == [FindingKind.MALFORMED], findings(root)
+    assert (found[0].file, bool(found[0].fix)) == (file, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content.update(images=5), "images 5, expected a list"),
+        (lambda content: content.update(annotations=5), "annotations 5, expected a list"),
+        (lambda content: content.update(categories=5), "categories 5, expected a list"),
+        (lambda content: content["images"][0].update(id=[1]), "images[0]: id [1], expected a whole number"),
+        (lambda content: content["images"][0].update(file_name=[1]), "images[0]: the file name [1]"),
+        (lambda content: content["images"][0].update(file_name="../a.jpg"), "leads outside the folder"),
+        (lambda content: content["annotations"].append(5), ": 5, expected an object"),
+        (lambda content: content["annotations"][0].update(image_id=[1]), "annotations[0]: image_id [1]"),
+        (lambda content: content["annotations"][0].update(category_id=[1]), "annotations[0]: category_id [1]"),
+        (lambda content: content["annotations"][0].update(bbox="x"), "annotations[0]: bbox 'x'"),
+        (lambda content: content["annotations"][0].update(area="x"), "annotations[0]: area 'x'"),
+        (lambda content: content["annotations"][0].update(segmentation=[[0, 0, 1]]), "annotations[0]: polygon"),
+        (lambda content: content["annotations"][0].update(segmentation=7), "annotations[0]: segmentation 7"),
+        (
+            lambda content: content["annotations"][0].update(segmentation={"size": [1, 1], "counts": [1]}),
+            "annotations[0]: an RLE of size",
+        ),
+    ],
+)
+def test_a_json_of_images_that_training_refuses(copy, change, words):
+    root = copy("coco")
+    file = root / "annotations/instances_val2017.json"
+    changed(file, change)
+    with pytest.raises(DatasetNotFoundError):
+        read_coco(file, root / "val2017", InstanceRules())
+    found = [finding for finding in findings(root, full=True) if words in finding.found]
+    assert [finding.kind for finding in found] == [FindingKind.MALFORMED], findings(root, full=True)
+    assert (found[0].file, bool(found[0].fix)) == (file, True)
+
+
+def test_images_of_ade20k(copy):
+    root = copy("ade20k")
+    mask = first(root, "annotations/training/*.png")
+    write_mask(mask, np.full_like(read_mask(mask), 151))
+    assert only(root, FindingKind.UNKNOWN_ID).file == mask
+    mask.unlink()
+    assert mask.stem in only(root, FindingKind.MISSING_MASK).found
+
+
+def test_images_of_endotect(copy):
+    root = copy("endotect")
+    mask = first(root, "segmented-images/masks/*.jpg")
+    Image.new("L", (9, 9)).save(mask)
+    assert only(root, FindingKind.WRONG_SIZE).file == mask
+    mask.unlink()
+    image = first(root, "labeled-images/*/*/polyps/*.jpg")
+    shutil.copy(image, first(root, "labeled-images/*/*/cecum"))
+    assert only(root, FindingKind.DOUBLE_FRAME).file.name == image.name
+
+
+def test_tiles_of_dfc2020(copy):
+    root = copy("dfc2020")
+    classes = first(root, "*/dfc_0/*.tif")
+    data = classes.read_bytes()
+    Image.new("L", (9, 9)).save(classes)
+    assert only(root, FindingKind.WRONG_SIZE).file == classes
+    classes.unlink()
+    assert only(root, FindingKind.MISSING_MASK).file == classes.parent
+    classes.write_bytes(data)
+    tile = first(root, "*/s2_0/*.npy")
+    raster = np.load(tile)
+    np.save(tile, raster[:3])
+    assert "expected numbers of shape (13, H, W)" in only(root, FindingKind.MALFORMED).found
+    np.save(tile, raster)
+    tile.write_bytes(tile.read_bytes()[:-5])
+    assert only(root, FindingKind.UNREADABLE).file == tile
+    tile.rename(tile.with_suffix(".tif"))
+    assert "GeoTIFF of 13 bands" in only(root, FindingKind.UNREADABLE).found
+
+
+def test_images_of_a_csv(copy):
+    root = copy("labelled_images")
+    image = first(root, "images/*.jpg")
+    image.rename(image.with_stem("other"))
+    assert image.stem in only(root, FindingKind.MISSING_FRAME).found
+    image.with_stem("other").rename(image)
+    with (root / "labels.csv").open("a") as file:
+        file.write("../a,class-01\n")
+    assert "../a" in only(root, FindingKind.MALFORMED).found
+    (root / "labels.csv").write_text("nothing\n")
+    assert only(root, FindingKind.MALFORMED).file == root / "labels.csv"
 
 
 def test_nothing_to_check(tmp_path):

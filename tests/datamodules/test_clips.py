@@ -1,4 +1,5 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -236,3 +237,32 @@ def test_clips_from_a_cache_are_the_same_and_read_less(sequences, moving, monkey
     for plain, cached in zip(*clips, strict=True):
         assert all(torch.equal(first, second) for first, second in zip(plain, cached, strict=True))
     assert counts[1] <= 8 < counts[0]
+
+
+@pytest.fixture
+def broken_one(sequences, moving):
+    """Three sequences, the frames of the second cut off."""
+    found = sequences(moving(6), moving(6), moving(6))
+    for path in found[1].frames:
+        path.write_bytes(path.read_bytes()[:200])
+    return found
+
+
+def test_what_is_skipped_does_not_depend_on_what_was_met_before(broken_one):
+    """A resumed run, or another worker, draws the same clips."""
+    dataset = ClipDataset(broken_one, ClipSampler(length=3), SMALL, 0.3, seed=1, skip_broken=True)
+    with pytest.warns(UserWarning, match="1 of 3 so far") as said:
+        clips = [dataset[index] for index in range(20)]
+    assert len(said) == 1
+    assert dataset.broken.tolist() == [False, True, False]
+    for index in (3, 11, 19):
+        fresh = ClipDataset(broken_one, ClipSampler(length=3), SMALL, 0.3, seed=1, skip_broken=True)
+        with warnings.catch_warnings(action="ignore"):
+            assert all(torch.equal(one, other) for one, other in zip(clips[index], fresh[index], strict=True))
+
+
+def test_where_all_are_broken_it_stops(broken_one):
+    dataset = ClipDataset(broken_one[1:2], ClipSampler(length=3), SMALL, 0.3, seed=1, skip_broken=True)
+    for _ in range(2):
+        with pytest.raises(MaskError, match="1 of 1 sequences are broken"), warnings.catch_warnings(action="ignore"):
+            dataset[0]

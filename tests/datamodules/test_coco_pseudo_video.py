@@ -106,6 +106,19 @@ def steps(monkeypatch):
     return drawn
 
 
+@pytest.fixture
+def streams(monkeypatch):
+    """The first words of all streams that are drawn from; those of one seed are one."""
+    seeds, plain = set(), np.random.default_rng
+
+    def noted(seed):
+        seeds.add(tuple(seed))
+        return plain(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    return lambda: {tuple(np.random.SeedSequence(seed).generate_state(4)) for seed in seeds}
+
+
 # The generator
 
 
@@ -512,6 +525,19 @@ def test_bad_images_are_refused(tmp_path):
         first(module, 1)
 
 
+def test_training_skips_bad_images_if_asked_to(tmp_path):
+    rows = [{"segmentation": block((10, 40), (10, 40))}]
+    write_coco(tmp_path, [((60, 80), rows)] * 3)
+    module = classed(tmp_path, val_split="train2017", skip_broken=True)
+    path = tmp_path / "train2017/001.jpg"
+    path.write_bytes(path.read_bytes()[:250])
+    with pytest.warns(UserWarning, match=r"Broken file skipped, 1 of 3 clips so far: .*001.jpg") as warned:
+        first(module, 6)
+    assert len(warned) == 1
+    with pytest.raises(FrameError, match=r"001.jpg"):  # nothing is skipped that is scored
+        list(module.val_dataloader())
+
+
 def test_without_coco_it_says_how_to_get_it(tmp_path):
     for make in (masked, classed):
         with pytest.raises(DatasetNotFoundError, match="no such folder") as error:
@@ -575,6 +601,31 @@ def test_a_batch_has_one_number_of_objects_and_similar_shapes(written):
     assert len(set(shapes)) == 2  # upright and not
 
 
+def test_no_member_of_a_batch_has_its_image_by_the_number_of_objects(tmp_path, monkeypatch):
+    corners = [block((top, top + 20), (left, left + 30)) for top in (5, 35) for left in (5, 45)]
+    write_coco(tmp_path, [((60, 80), [{"segmentation": mask} for mask in corners])] * 40)
+
+    def still(motion, image, labels, length, rng, min_area):
+        return np.stack([image] * length), np.stack([labels] * length)
+
+    monkeypatch.setattr("datamodules.coco_clips.pseudo_video", still)
+    dataset = PseudoClips(read(tmp_path), "hodor", 1, 4, 4800, 60, 2, 0)
+    drawn = np.zeros((2, 4, 40), int)  # by member, number of objects, image
+    for index in range(800):
+        frames, _, objects = dataset[index]
+        drawn[index % 2, objects - 1, frames[0, 0, 0, 0] - 40] += 1
+    for of_member in drawn:
+        assert of_member.sum(1) / 400 == pytest.approx([1 / 4] * 4, abs=0.07)
+        assert (np.count_nonzero(of_member, axis=1) > 30).all()  # of 40, in some 100 draws
+        assert of_member.reshape(4, 4, 10).sum(2) / 400 == pytest.approx(np.full((4, 4), 1 / 16), abs=0.04)
+
+
+def test_no_two_draws_share_a_stream(written, streams):
+    module = masked(written, batch_size=3)
+    first(module, 4)
+    assert len(streams()) == 4 + 12
+
+
 def test_batches_are_padded_with_the_mean_colour(written):
     for batch in first(masked(written, batch_size=3), 4):
         assert isinstance(batch, Clip)
@@ -598,7 +649,7 @@ def test_objects_that_hide_each_other_are_not_drawn(tmp_path):
     module = masked(tmp_path, val_split="train2017", batch_size=1)
     dataset = PseudoClips(module._train, "hodor", 3, 2, 4800, 60, 1, 0)
     counts = set()
-    for index in range(6):
+    for index in range(12):
         try:
             counts.add(dataset[index][2])
         except MaskError as error:

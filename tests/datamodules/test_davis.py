@@ -80,6 +80,10 @@ def test_the_old_lists_of_pairs_are_read(davis):
     assert "splits there: none" in refused(DatasetNotFoundError, lambda: names(DAVIS(folder), "val"))
     pairs.write_text("/JPEGImages/480p/../00000.jpg /Annotations/480p/../00000.png\n")
     assert "'..'" in refused(DatasetNotFoundError, lambda: names(DAVIS(folder, year=2016), "val"))
+    pairs.write_bytes(b"/JPEGImages/480p/caf\xe9/00000.jpg /Annotations/480p/caf\xe9/00000.png\n")
+    assert f"{pairs} names the sequence 'caf\ufffd'" in refused(
+        DatasetNotFoundError, lambda: names(DAVIS(folder, year=2016), "val")
+    )
 
 
 def test_masks_of_2017_beside_those_of_2016_are_preferred(davis):

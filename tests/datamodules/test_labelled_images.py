@@ -346,6 +346,42 @@ def test_a_damaged_mask_is_named(layout, copied):
     assert str(path) in said(error)
 
 
+@pytest.mark.parametrize(("layout", "what"), [("voc", "paths"), ("ade20k", "masks"), ("dfc2020", "paths")])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_stops_at_a_broken_image_or_skips_and_counts_it(layout, what, workers, copied, recwarn):
+    root = copied(layout)
+    images = make(layout, root).images("train")
+    path = Path(getattr(images, what)[0])
+    path.write_bytes(path.read_bytes()[:60])
+    count = len(images.names)
+
+    def batches(**options):
+        loader = make(layout, root, "fit", workers=workers, **options).train_dataloader()
+        return loader.dataset, list(itertools.islice(loader, count))
+
+    if not workers:
+        with pytest.raises(UserError, match=path.name):
+            batches()
+    dataset, first = batches(skip_broken=True)
+    assert dataset.reader.broken.tolist() == [True] + [False] * (count - 1)
+    assert images.names[0] not in {name for batch in first for name in batch.names}
+    if not workers:
+        (warned,) = [str(warning.message) for warning in recwarn if "Broken" in str(warning.message)]
+        assert f"1 of {count} images so far" in warned
+        assert str(path) in warned
+    _, again = batches(skip_broken=True)
+    assert all(torch.equal(one.images, other.images) for one, other in zip(first, again, strict=True))
+
+
+def test_nothing_is_skipped_that_is_scored_or_predicted(copied):
+    data = make("voc", copied("voc"), "test", skip_broken=True)
+    path = Path(data.images("test").paths[0])
+    path.write_bytes(path.read_bytes()[:400])
+    for loader in (data.test_dataloader(), data.predict_dataloader()):
+        with pytest.raises(FrameError, match=path.name):
+            list(loader)
+
+
 @pytest.mark.parametrize(("layout", "value"), [("voc", 21), ("ade20k", 151), ("labelled_images", 5)])
 def test_a_value_of_no_class_is_named(layout, value, copied):
     data = make(layout, copied(layout), "test")

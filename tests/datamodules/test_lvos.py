@@ -134,7 +134,7 @@ def test_what_is_missing_is_named(data):
     path.unlink()
     with pytest.raises(MaskError, match=r"lacks masks(?s:.*)missing: 00000011"):
         LVOS(data).find("test")
-    with pytest.raises(DatasetNotFoundError, match=r"no split 'vla'(?s:.*)splits there: test, train, valid"):
+    with pytest.raises(DatasetNotFoundError, match=r"no split 'vla'(?s:.*): test, train, valid\n  expected: vla/"):
         LVOS(data, test_split="vla").find("test")
     with pytest.raises(DatasetNotFoundError, match=r"lightning_vos data demo .*none --layout lvos") as error:
         LVOS(data / "none").find("test")

@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -6,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules import DAVIS, Mixture, VideoFolder, YouTubeVOS
+from datamodules import DAVIS, LVOS, COCOPseudoVideo, Mixture, VideoFolder, YouTubeVOS
 from datamodules.clips import ClipSampler
 from datamodules.synthetic_files import SyntheticSettings, write_davis
 from datamodules.synthetic_layouts import write_synthetic_youtube_vos
@@ -107,7 +108,28 @@ def test_without_a_part_it_goes_on_and_says_so(whole, tmp_path, options):
         with pytest.warns(UserWarning, match=r"YouTube-VOS 2019 is not at (?s:.*)DAVIS 2017 train alone") as said:
             names = drawn(mixture(root, **options), 50)
         assert len(said) == 1
+        assert "  expected: YouTubeVOS/<split>/meta.json" in str(said[0].message)
         assert names.keys() == {"synthetic-train-000", "synthetic-train-001"}
+
+
+def test_a_part_without_the_split_to_train_on_is_not_there(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "data")
+    (tmp_path / "data/YouTubeVOS/train").rename(tmp_path / "train")
+    parts = {"youtube_vos": YouTubeVOS("."), "davis": DAVIS(".", train_split="none"), "lvos": LVOS("YouTubeVOS")}
+    (tmp_path / "data/YouTubeVOS/valid/valid_meta.json").touch()
+    parts["own"] = VideoFolder("DAVIS", frames="JPEGImages/480p", masks="Annotations/480p")
+    parts["other"] = VideoFolder("DAVIS", frames="Frames")
+    with pytest.warns(UserWarning, match="VideoFolder train alone") as said:
+        assert len(Mixture(tmp_path / "data", parts, "own", **SMALL).find("train")) == 3
+    told = str(said[0].message)
+    for words in ("YouTube-VOS 2019 in .* has no train: ", "no split 'none'", "no split 'train'", "No folder .*Frames"):
+        assert re.search(words, told), told
+    shutil.rmtree(tmp_path / "data/DAVIS")
+    with pytest.raises(DatasetNotFoundError, match=r"has no train: (?s:.*)DAVIS 2017 is not at") as error:
+        mixture(tmp_path / "data").find("train")
+    assert len(str(error.value).splitlines()) <= 8
+    assert "  expected: train/meta.json" in str(error.value)
+    assert "  expected: DAVIS/JPEGImages/480p" in str(error.value)
 
 
 def test_without_the_evaluated_part_it_stops(whole, tmp_path):
@@ -117,6 +139,8 @@ def test_without_the_evaluated_part_it_stops(whole, tmp_path):
     with pytest.raises(DatasetNotFoundError, match=r"YouTube-VOS 2019 is not at (?s:.*)DAVIS 2017 is not at") as error:
         mixture(tmp_path / "none").setup("fit")
     assert len(str(error.value).splitlines()) <= 8
+    assert "  expected: YouTubeVOS/<split>/meta.json" in str(error.value)
+    assert "  expected: DAVIS/JPEGImages/480p" in str(error.value)
 
 
 def test_a_part_that_is_there_but_broken_stops(whole, tmp_path):
@@ -131,6 +155,14 @@ def test_parts_may_lie_elsewhere(whole, tmp_path):
     parts = {"youtube_vos": YouTubeVOS(whole / "YouTubeVOS"), "davis": DAVIS(".")}
     data = Mixture(tmp_path, parts, "davis", **SMALL)
     assert len(data.find("train")) == 7
+    own = VideoFolder("DAVIS", "JPEGImages/480p", "Annotations/480p")
+    assert len(Mixture(tmp_path, {"own": own}, "own", **SMALL).find("train")) == 3  # of four, one is held out
+
+
+@pytest.mark.parametrize("kind", [lambda: COCOPseudoVideo("."), lambda: Mixture(".", {"davis": DAVIS(".")}, "davis")])
+def test_parts_that_do_not_draw_clips_from_videos_are_refused(kind):
+    with pytest.raises(ValueError, match=f"part 'other' is a {type(kind()).__name__}, .* train on it alone"):
+        Mixture(".", {"davis": DAVIS("."), "other": kind()}, "davis")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real samples at ../shared/data/real")

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -69,9 +70,30 @@ def test_it_goes_on_and_keeps_what_is_there(written, tmp_path):
     assert (done.written, done.kept) == (1, len(files(written)) - 1)
     assert gone.is_file()
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    refused(ConfigError, lambda: preparing.resize(written, target, short_side=60), "expected 81x60")
+    refused(ConfigError, lambda: preparing.resize(written, target, short_side=60), "remove what is there")
     sorted(target.rglob("*.jpg"))[0].write_bytes(b"no picture")
-    refused(ConfigError, lambda: preparing.resize(written, target, short_side=64), "cannot be read")
+    refused(ConfigError, lambda: preparing.resize(written, target, short_side=64), "00000.jpg", "another content")
+
+
+@pytest.mark.parametrize("pattern", ["*.jpg", "*.png"])
+def test_a_file_of_the_right_size_and_another_content_is_not_kept(written, tmp_path, pattern):
+    source, target = tmp_path / "DAVIS", tmp_path / "small"
+    shutil.copytree(written, source)
+    preparing.resize(source, target, short_side=64)
+    corrected = sorted(source.rglob(pattern))[1]
+    stat = corrected.stat()
+    if pattern == "*.jpg":
+        Image.fromarray(255 - np.asarray(Image.open(corrected))).save(corrected)
+    else:
+        write_mask(corrected, np.where(read_mask(corrected) > 0, 9, 0).astype(np.uint8))
+    os.utime(corrected, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    old = target / corrected.relative_to(source)
+    before = old.read_bytes()
+    refused(ConfigError, lambda: preparing.resize(source, target, short_side=64), str(old))
+    assert old.read_bytes() == before
+    old.unlink()  # the remedy
+    assert preparing.resize(source, target, short_side=64).written == 1
+    assert old.read_bytes() != before
 
 
 def test_frames_that_are_small_enough_stay_as_they_are(written, tmp_path):
@@ -259,6 +281,34 @@ def test_labels_of_json(tmp_path):
     content["annotations"][0]["category_id"] = 1
     file.write_text(json.dumps(content))
     refused(DatasetNotFoundError, lambda: preparing.write_image_labels(file, tmp_path / "x.csv"), "annotations[0]")
+    assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"annotations": [5]}, ["annotations[0]", "5, expected an object"]),
+        ({"annotations": 5}, ["annotations 5, expected a list"]),
+        ({"annotations": [{"image_id": [1], "category_id": 3}]}, ["annotations[0]", "image_id [1]"]),
+        ({"annotations": [{"image_id": 1, "category_id": {}}]}, ["annotations[0]", "category_id {}"]),
+        ({"images": [{"id": 1, "file_name": "\ud800.jpg"}]}, ["the name '\\ud800'"]),
+        ({"images": [{"id": [1], "file_name": "a.jpg"}]}, ["images[0]", "id [1]"]),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}] * 2}, ["images[1]", "which an earlier one has"]),
+        (
+            {"images": [{"id": 1, "file_name": "x/a.jpg"}, {"id": 2, "file_name": "y/a.png"}]},
+            ["x/a.jpg and y/a.png", "Rename"],
+        ),
+    ],
+)
+def test_labels_of_a_json_of_another_form(tmp_path, change, words):
+    content = {
+        "categories": [{"id": 3, "name": "cat"}],
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 3}],
+    }
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(content | change))
+    refused(DatasetNotFoundError, lambda: preparing.write_image_labels(file, tmp_path / "x.csv"), str(file), *words)
     assert not (tmp_path / "x.csv").exists()
 
 

@@ -90,6 +90,18 @@ def test_an_object_may_come_late(folder):
     assert np.unique(item.truth.read(3)).tolist() == [0, 7]
 
 
+def test_frames_that_would_be_taken_out_of_order_are_named(folder):
+    root = folder(a=5)
+    (root / "JPEGImages/a/00004.jpg").rename(root / "JPEGImages/a/10.jpg")
+    (root / "Annotations/a/00004.png").rename(root / "Annotations/a/10.png")
+    assert names(VideoFolder(root), "test") == ["a"]
+    (root / "JPEGImages/a/00003.jpg").rename(root / "JPEGImages/a/9.jpg")
+    (root / "Annotations/a/00003.png").rename(root / "Annotations/a/9.png")
+    text = refused(FrameError, lambda: names(VideoFolder(root), "test"))
+    assert "10.jpg comes before 9.jpg" in text
+    assert str(root / "JPEGImages/a") in text
+
+
 def test_missing_folders_are_named(folder, tmp_path):
     assert "no folder" in refused(DatasetNotFoundError, lambda: names(VideoFolder(tmp_path / "x"), "test")).lower()
     root = folder(a=5)
@@ -120,6 +132,9 @@ def test_a_mask_of_another_size_stops_or_is_resized(folder):
     assert "00000.png" in text
     assert "30x20" in text
     assert "60x40" in text
+    assert "--data.resize_masks true" in text
+    assert "YouTubeVOS" in text
+    assert "--data.parts.NAME.init_args.resize_masks true" in text
     prompt = VideoFolder(root, resize_masks=True).sequences("test")[0].load(0).video.prompts[0]
     assert prompt.shape == (40, 60)
     assert prompt.all()

@@ -240,6 +240,36 @@ def test_every_frame_is_the_key_once_an_epoch_in_a_new_order():
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+def test_of_two_sources_an_epoch_visits_a_share_of_each_drawn_anew():
+    sources = [(Numbers(200), replace(AS_IS, short_sides=(16,))), (Numbers(50), replace(AS_IS, short_sides=(16,)))]
+    sources[1][0].clip = lambda number, rng: RawClip(
+        np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 1, 8, 8), np.uint8), np.array([999])
+    )
+    dataset = InstanceClipDataset(sources, [0.7, 0.3], 0)
+    epochs = [[int(dataset[200 * epoch + k][1].labels[0]) for k in range(200)] for epoch in range(2)]
+    visited = [[number for number in epoch if number != 999] for epoch in epochs]
+    for numbers in visited:
+        assert 0.6 < len(numbers) / 200 < 0.8
+        assert len(set(numbers)) >= len(numbers) - 1  # 3 shows nothing and is replaced
+    assert 0.35 < len(set(visited[0]) & set(visited[1])) / 200 < 0.65
+
+
+def test_no_two_draws_share_a_stream(monkeypatch):
+    seeds, plain = set(), np.random.default_rng
+
+    def noted(seed):
+        seeds.add(tuple(seed))
+        return plain(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    small = replace(AS_IS, short_sides=(16,))
+    dataset = InstanceClipDataset([(Numbers(9), small), (Numbers(5), small)], [0.5, 0.5], 20_261)
+    for index in range(40):
+        dataset[index]
+    states = {tuple(np.random.SeedSequence(seed).generate_state(4)) for seed in seeds}
+    assert len(states) == len(seeds) > 45  # those of items, and of the epochs of both sources
+
+
 def test_clips_without_instances_are_an_error_at_last():
     dataset = InstanceClipDataset([(Numbers(4, empty=True), replace(AS_IS, short_sides=(16,)))], [1.0], 0)
     with pytest.raises(MaskError, match="None of 50 clips") as error:
@@ -753,6 +783,39 @@ def test_bad_frames_are_refused(folder):
         next(videos).video.frames[0]
     with pytest.raises(FrameError, match=r"b/0.jpg has 61x40 pixels, but .*train.json says 60x40"):
         next(videos)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_skips_bad_frames_if_asked_to(folder, workers, recwarn):
+    (folder / "JPEGImages/a/0.jpg").write_bytes((folder / "JPEGImages/a/0.jpg").read_bytes()[:300])
+
+    def clips(**options):
+        module = mine(folder, skip_broken=True, **options)
+        module.workers = workers
+        loader = module.train_dataloader()
+        return module, loader.dataset, list(itertools.islice(loader, 24))
+
+    module, dataset, batches = clips()
+    broken = dataset.readers[0].broken  # by key frame: those of a, where their clip has its first frame
+    assert broken[:12].any()
+    assert not broken[12:].any()
+    if not workers:
+        said = [str(warning.message) for warning in recwarn if "Broken" in str(warning.message)]
+        assert len(said) == 1
+        assert said[0].startswith("Broken file skipped, 1 of 24 clips so far: Frame that cannot be read")
+        assert "a/0.jpg" in said[0]
+    alone = collate_instances([clips()[1][23]])  # whatever was found broken before
+    assert equal(batches[23], alone)
+    with pytest.raises(FrameError, match="Frame that cannot be read"):  # nothing is skipped that is scored
+        next(iter(module.val_dataloader())).video.frames[0]
+
+
+def test_without_a_clip_to_read_it_is_an_error_at_last(folder):
+    for path in (folder / "JPEGImages").rglob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="Broken"), pytest.raises(FrameError, match="None of 50 clips drawn") as error:
+        first(mine(folder, skip_broken=True), 1)
+    assert len(str(error.value).splitlines()) <= 8
 
 
 def test_numbers_without_leading_zeros_are_in_order(folder):

@@ -126,6 +126,22 @@ def test_an_object_is_given_where_meta_lists_it_first(whole, all_frames):
     assert late
 
 
+@pytest.mark.parametrize("all_frames", [False, True])
+def test_the_first_listed_frame_is_the_first_in_time_however_they_are_listed(data, all_frames):
+    def plans():
+        found = loaded(YouTubeVOS(data, all_frames=all_frames, test_split="holdout_val"))
+        return [(video.frame_names, shown(video), truth.plan) for _, video, truth in found]
+
+    expected = plans()
+    file = data / "YouTubeVOS/train/meta.json"
+    meta = json.loads(file.read_text())
+    for video in meta["videos"].values():
+        for entry in video["objects"].values():
+            entry["frames"] = [*entry["frames"][::-1], entry["frames"][-1]]
+    file.write_text(json.dumps(meta))
+    assert plans() == expected
+
+
 def test_categories_are_told_apart_where_unseen_ones_are_named(whole, data):
     groups = [
         group

@@ -69,7 +69,7 @@ def run(command, workplace, trained):
             "youtube_vos",
             PLAIN | GROUPED | {"G"},
         ),
-        ("lvos", (), "LVOS/valid", "lvos", PLAIN | GROUPED | {"V"}),
+        ("lvos", (), "LVOS/valid", "lvos", PLAIN | GROUPED | {"V", "V_seen", "V_unseen"}),
         ("long_time_video", (), "LongTimeVideo", "long_time_video", PLAIN),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_split_without_public_truth_leaves_a_checked_submission(
 
 
 def test_results_that_the_server_would_refuse_are_said_and_kept(run, sets):
-    said, folder = run("test", "youtube_vos_2019", sets, "--trainer.limit_test_batches=1")
+    said, folder = run("test", "youtube_vos_2019", sets, "--trainer.limit_test_batches=0.5")
     assert "No submission was packed; the masks stay in" in said
     assert "missing" in said
     assert not (folder / "submission.zip").exists()

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_vos.commands.inputs import read_inputs
 from lightning_vos.errors import FrameError
-from lightning_vos.io.frames import FrameFolder, frame_size, list_frames, read_frame, to_tensor
+from lightning_vos.io.frames import FrameFolder, frame_size, list_frames, ordered_frames, read_frame, to_tensor
 
 RANDOM = np.random.default_rng(0)
 
@@ -29,6 +30,33 @@ def test_frames_are_listed_by_name(tmp_path):
     for name in ("b.JPG", "a.png", "10.jpeg", "9.jpg", ".hidden.jpg", "notes.txt", "._9.jpg"):
         (tmp_path / name).touch()
     assert [path.name for path in list_frames(tmp_path)] == ["10.jpeg", "9.jpg", "a.png", "b.JPG"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["00000.jpg", "00001.jpg", "00010.png"],
+        ["8.jpg", "9.jpg"],
+        ["frame01.jpg", "frame02.jpg", "frame12.jpg"],
+        ["left_2.jpg", "right_1.jpg"],
+        ["a.jpg", "b.jpg"],
+        ["cam1_09.jpg", "cam1_10.jpg", "cam2_01.jpg"],
+    ],
+)
+def test_names_that_sort_as_their_numbers_are_frames_in_order(tmp_path, names):
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert [path.name for path in ordered_frames(tmp_path)] == names
+
+
+@pytest.mark.parametrize("stem", ["", "frame", "cam2_"])
+def test_names_that_do_not_sort_as_their_numbers_are_refused(tmp_path, stem):
+    for number in range(1, 13):
+        (tmp_path / f"{stem}{number}.jpg").touch()
+    with pytest.raises(FrameError, match=rf"{stem}10\.jpg comes before {stem}2\.jpg"):
+        ordered_frames(tmp_path)
+    with pytest.raises(FrameError, match="do not sort as their numbers do"):  # `segment` asks for this
+        read_inputs(tmp_path, tmp_path / "mask.png")
 
 
 def test_folders_without_frames(tmp_path):
