@@ -13,10 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.clips import MAX_OBJECTS, ClipDataset, ClipSampler, FrameSampler
+from datamodules.clips import MAX_OBJECTS, ClipDataset, collate_clips
 from datamodules.loading import RankedDataModule
 from datamodules.readers import SequenceFiles
-from datamodules.transforms import ClipTransform
+from datamodules.samplers import ClipSampler, FrameSampler
+from datamodules.transforms import ClipAugmentation, ClipTransform
 from lightning_vos.errors import ConfigError, UserError
 from lightning_vos.structures import Clip, ScoredVideo
 
@@ -56,7 +57,8 @@ class VOSDataModule(RankedDataModule, ABC):
         workers: Processes that prepare clips; 0 prepares them in the training process.
         sampler: Which frames make a clip.
         transform: Augmentation of a clip.
-        merge: Probability that the objects of a second clip are pasted over a clip.
+        merge: Probability that the objects of a second clip are pasted over a clip; 0 where the sampler withholds masks
+            or clips differ in size.
         max_objects: The most objects of a clip; further ones, drawn at random, become background.
         skip_broken: Whether training leaves out sequences that lack files, and draws anew where a file cannot be read,
             instead of stopping; what is skipped is counted and named. Nothing is ever skipped that is scored.
@@ -64,7 +66,7 @@ class VOSDataModule(RankedDataModule, ABC):
             together; each keeps its own. DAVIS 2017 takes 7.
 
     Raises:
-        ValueError: `batch_size`, `workers`, `max_objects` or `cache_gb` is no count.
+        ValueError: `batch_size`, `workers`, `max_objects` or `cache_gb` is no count, or clips cannot be merged.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class VOSDataModule(RankedDataModule, ABC):
         batch_size: int = 4,
         workers: int = 4,
         sampler: FrameSampler = _SAMPLER,
-        transform: ClipTransform = _TRANSFORM,
+        transform: ClipAugmentation = _TRANSFORM,
         merge: float = 0.3,
         max_objects: int = MAX_OBJECTS,
         skip_broken: bool = False,
@@ -82,6 +84,11 @@ class VOSDataModule(RankedDataModule, ABC):
         super().__init__(root, batch_size, workers)
         if not 0 < max_objects < 255 or cache_gb < 0:
             raise ValueError(f"max_objects is {max_objects}, cache_gb is {cache_gb}; expected 1 to 254, and at least 0")
+        if merge > 0 and (sampler.withholds or not transform.one_size):
+            raise ValueError(
+                f"merge is {merge}, but clips of {type(sampler).__name__} and {type(transform).__name__} cannot be "
+                "merged, for masks are withheld or sizes differ; expected 0 (data.merge)"
+            )
         self.sampler = sampler
         self.transform = transform
         self.merge = merge
@@ -173,7 +180,8 @@ class VOSDataModule(RankedDataModule, ABC):
                 max_objects=self.max_objects,
                 skip_broken=self.skip_broken,
                 cache=int(1e9 * self.cache_gb) // max(self.workers, 1),
-            )
+            ),
+            collate_clips,
         )
 
     def val_dataloader(self) -> DataLoader[ScoredVideo]:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 from torch.utils.data import Dataset
 
+from datamodules.clips import to_clip
 from datamodules.coco import CocoImages
-from datamodules.instance_clips import RawClip, padded
+from datamodules.hodor_transforms import padded, resized_to_area
+from datamodules.instance_clips import RawClip
 from datamodules.pseudo_videos import Motion, pseudo_video
 from datamodules.readers import SequenceFiles
 from lightning_vos.errors import MaskError
 from lightning_vos.evaluation.protocols import appearing_plan
 from lightning_vos.evaluation.youtube_vis import Track
 from lightning_vos.io.frames import to_tensor
-from lightning_vos.io.masks import VOC_PALETTE, resized
+from lightning_vos.io.masks import VOC_PALETTE
 from lightning_vos.metrics.sequence import Plan
 from lightning_vos.structures import Clip, InstanceVideo, ScoredInstanceVideo, ScoredVideo, Video
 
@@ -74,7 +73,7 @@ class CocoClips:
         )
 
 
-class PseudoClips(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
+class PseudoClips(Dataset[Clip]):
     """Endless clips with masks: item `i` is drawn from (seed, i) alone; what a batch has in common from its number.
 
     Args:
@@ -111,8 +110,8 @@ class PseudoClips(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
         most = min(max_objects, int(images.counts.max()))
         self.with_objects = [by_shape[images.counts[by_shape] >= count] for count in range(1, most + 1)]
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
-        """The frames (T, H, W, 3), masks (T, H, W) and the number of objects of a clip.
+    def __getitem__(self, index: int) -> Clip:
+        """The unbatched clip, padded to multiples of 32: frames (T, 3, H, W), masks (T, H, W), objects ().
 
         Raises:
             MaskError: No draw shows as many objects in its first frame as its batch has.
@@ -130,34 +129,13 @@ class PseudoClips(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
             if not np.bincount(labels.ravel(), minlength=256)[1 : 1 + objects].all():
                 continue  # one hides another
             frames, masks = pseudo_video(self.motion, self.images.image(image), labels, self.length, rng, self.min_area)
-            frames, masks = self._resized(frames, masks)
+            frames, masks = padded(*resized_to_area(frames, masks, self.area))
             if np.bincount(masks[0].ravel(), minlength=256)[1 : 1 + objects].all():
-                return frames, masks, objects
+                return to_clip(frames, masks, objects)
         raise MaskError(
             f"None of {_ITEM_TRIES} images drawn from {self.images.folder} shows {objects} objects in frame 0.\n"
             "The instances hide each other: lower data.max_objects or raise data.rules.min_area."
         )
-
-    def _resized(
-        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        rows = max(math.floor(math.sqrt(masks.shape[1] / masks.shape[2] * self.area)), 1)
-        size = rows, max(self.area // rows, 1)
-        larger = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR) for frame in frames]
-        return np.stack(larger).astype(np.uint8, copy=False), np.stack([resized(mask, size) for mask in masks])
-
-
-def collate_clips(items: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]) -> Clip:
-    """Pad clips to the height and the width of the largest, in multiples of 32; what is added is background."""
-    height, width = (-(-max(masks.shape[axis] for _, masks, _ in items) // 32) * 32 for axis in (1, 2))
-    labels = torch.zeros(len(items), len(items[0][1]), height, width, dtype=torch.int64)
-    for number, (_, masks, _) in enumerate(items):
-        labels[number, :, : masks.shape[1], : masks.shape[2]] = torch.from_numpy(masks)
-    return Clip(
-        frames=torch.stack([padded(frames, height, width) for frames, _, _ in items]),
-        masks=labels,
-        objects=torch.tensor([objects for _, _, objects in items]),
-    )
 
 
 @dataclass(frozen=True)

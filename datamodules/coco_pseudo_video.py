@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.annotations import labels_of
 from datamodules.base import Split, VOSDataModule
+from datamodules.clips import collate_clips
 from datamodules.coco import CocoImages, InstanceRules, find_coco, read_coco
-from datamodules.coco_clips import VIDEO_LENGTH, CocoClips, CocoStills, InstanceStill, PseudoClips, collate_clips
+from datamodules.coco_clips import VIDEO_LENGTH, CocoClips, CocoStills, InstanceStill, PseudoClips
 from datamodules.instance_clips import ClipSource, InstanceDataModule, InstanceTransform, VideoFiles
 from datamodules.pseudo_videos import Motion
 from datamodules.readers import SequenceFiles

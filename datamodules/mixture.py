@@ -53,6 +53,7 @@ class Mixture(VOSDataModule):
         for part in parts.values():
             part.root = self.root / part.root
             part.skip_broken = self.skip_broken
+            part.sampler = self.sampler  # some videos suit some samplers alone
 
     def prepare_data(self) -> None:
         """Have the parts prepare what they need."""

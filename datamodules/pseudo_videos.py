@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -63,7 +63,7 @@ def pseudo_video(
     height, width = labels.shape
     match motion:
         case "rotation":
-            turns = [[_affine(rng, height, width, turn=20)] for _ in range(length)]
+            turns = [[affine(rng, height, width, turn=20)] for _ in range(length)]
             return _moved([image] * length, labels, turns, _BLACK, cv2.INTER_LINEAR)
         case "seqformer":
             order = rng.permutation(length)  # where the image itself comes is random
@@ -76,22 +76,47 @@ def pseudo_video(
         case _:
             share = float(rng.choice(_CROPS))
             steps = [
-                _first_crop(labels, rng, min_area),
+                first_crop(labels, rng, min_area),
                 *(_fancy(rng, height, width, share) for _ in range(length - 1)),
             ]
             method = cv2.INTER_CUBIC
-    frames, masks = _moved([_jittered(image, rng)] * length, labels, steps, MEAN_COLOUR, method)
+    frames, masks = _moved([draw_colours(rng, 25).shift(image)] * length, labels, steps, MEAN_COLOUR, method)
     if rng.random() < 0.5:
         return frames[:, :, ::-1].copy(), masks[:, :, ::-1].copy()
     return frames, masks
 
 
+class Colours(NamedTuple):
+    """A shift of the colours of an image, as HODOR draws them."""
+
+    hue: float  # in 256ths of the circle
+    saturation: float  # in 256ths
+    contrast: float  # factor on the distance from grey
+    brightness: float  # in 256ths
+
+    def shift(self, image: Pixels) -> Pixels:
+        """The (H, W, 3) RGB image in other colours."""
+        shifted = shift_hue_and_saturation(image, self.hue, self.saturation)
+        values = (np.arange(256) - 128) * self.contrast + 128 + self.brightness
+        return np.asarray(cv2.LUT(shifted, np.clip(np.rint(values), 0, 255).astype(np.uint8)), np.uint8)
+
+
+def draw_colours(rng: np.random.Generator, brightness: float) -> Colours:
+    """HODOR's shifts: hue and saturation by 12 of 256, contrast 0.95 to 1.05, brightness up to so much either way."""
+    return Colours(
+        hue=rng.uniform(-12, 12),
+        saturation=rng.uniform(-12, 12),
+        contrast=rng.uniform(0.95, 1.05),
+        brightness=rng.uniform(-brightness, brightness),
+    )
+
+
 def shift_hue_and_saturation(image: Pixels, hue: float, saturation: float) -> Pixels:
     """Shift the hue, round the circle, and the saturation of an RGB image, both in 256ths of their ranges."""
-    planes = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL).astype(np.float32)
-    planes[..., 0] = (planes[..., 0] + hue) % 256
-    planes[..., 1] = np.clip(planes[..., 1] + saturation, 0, 255)
-    return np.asarray(cv2.cvtColor(planes.astype(np.uint8), cv2.COLOR_HSV2RGB_FULL), np.uint8)
+    values = np.arange(256, dtype=np.float32)
+    table = np.stack([(values + hue) % 256, np.clip(values + saturation, 0, 255), values], axis=-1).astype(np.uint8)
+    planes = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), table[None])
+    return np.asarray(cv2.cvtColor(planes, cv2.COLOR_HSV2RGB_FULL), np.uint8)
 
 
 def _moved(
@@ -102,23 +127,35 @@ def _moved(
     for image, matrices in zip(images, steps, strict=True):
         frame, mask = image, labels
         for matrix in matrices:
-            frame = _warped(frame, matrix, method, fill)
-            mask = _warped(mask, matrix, cv2.INTER_NEAREST, (0,))
+            frame = warped(frame, matrix, method, fill)
+            mask = warped(mask, matrix, cv2.INTER_NEAREST, (0,))
         frames.append(frame)
         masks.append(mask)
     return np.stack(frames), np.stack(masks)
 
 
-def _warped(pixels: Pixels, matrix: Matrix, method: int, fill: tuple[int, ...]) -> Pixels:
-    height, width = pixels.shape[:2]
-    return np.asarray(cv2.warpPerspective(pixels, matrix, (width, height), flags=method, borderValue=fill), np.uint8)
+def warped(
+    pixels: Pixels,
+    matrix: Matrix,
+    method: int,
+    fill: tuple[int, ...] | None,
+    size: tuple[int, int] | None = None,
+) -> Pixels:
+    """Move the pixels of an image or a label map.
 
-
-def _jittered(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """HODOR's colours: hue and saturation by 12 of 256, contrast 0.95 to 1.05 about grey, brightness by 25."""
-    shifted = shift_hue_and_saturation(image, rng.uniform(-12, 12), rng.uniform(-12, 12))
-    values = (np.arange(256) - 128) * rng.uniform(0.95, 1.05) + 128 + rng.uniform(-25, 25)
-    return np.asarray(cv2.LUT(shifted, np.clip(np.rint(values), 0, 255).astype(np.uint8)), np.uint8)
+    Args:
+        pixels: (H, W, 3) or (H, W).
+        matrix: Where they come to lie.
+        method: The interpolation, as OpenCV numbers it.
+        fill: The colour of what has no source; None repeats the edge.
+        size: Height and width of the result; those of `pixels` if not given.
+    """
+    height, width = size or pixels.shape[:2]
+    border = cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
+    moved = cv2.warpPerspective(
+        pixels, matrix, (width, height), flags=method, borderMode=border, borderValue=fill or (0,)
+    )
+    return np.asarray(moved, np.uint8)
 
 
 def _coloured_copy(image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -139,9 +176,9 @@ def _coloured_copy(image: Pixels, rng: np.random.Generator) -> Pixels:
 def _basic(rng: np.random.Generator, height: int, width: int) -> Matrix:
     match int(rng.integers(3)):
         case 0:
-            return _affine(rng, height, width, turn=20, shear=10, shift=0.25)
+            return affine(rng, height, width, turn=20, shear=10, shift=0.25)
         case 1:
-            return _perspective(rng, height, width, rng.uniform(0.10, 0.12))
+            return perspective(rng, height, width, rng.uniform(0.10, 0.12))
         case _:
             cut = rng.uniform(0.10, 0.25)
             return _window(cut * width, cut * height, 1 - 2 * cut)
@@ -150,14 +187,14 @@ def _basic(rng: np.random.Generator, height: int, width: int) -> Matrix:
 def _fancy(rng: np.random.Generator, height: int, width: int, share: float) -> list[Matrix]:
     left, top = rng.uniform(0, 1 - share, 2) * (width, height)
     crop = _window(left, top, share)
-    return [crop, _affine(rng, height, width, turn=10, shear=5)] if rng.random() < 0.5 else [crop]
+    return [crop, affine(rng, height, width, turn=10, shear=5)] if rng.random() < 0.5 else [crop]
 
 
 def _copied(rng: np.random.Generator, height: int, width: int) -> list[Matrix]:
-    return [_perspective(rng, height, width, 0.08), _affine(rng, height, width, turn=20, shift=0.10)]
+    return [perspective(rng, height, width, 0.08), affine(rng, height, width, turn=20, shift=0.10)]
 
 
-def _affine(
+def affine(
     rng: np.random.Generator, height: int, width: int, *, turn: float, shear: float = 0.0, shift: float = 0.0
 ) -> Matrix:
     """A shear, then a turn about the middle, then a shift; degrees and shares of the sides, uniform either way."""
@@ -171,8 +208,8 @@ def _affine(
     return np.asarray(turning @ leaning @ to_middle, np.float64)
 
 
-def _perspective(rng: np.random.Generator, height: int, width: int, deviation: float) -> Matrix:
-    """The four corners, moved inwards by the sizes of normal draws, become those of the frame."""
+def perspective(rng: np.random.Generator, height: int, width: int, deviation: float) -> Matrix:
+    """The four corners, moved inwards by the sizes of normal draws (shares of the sides), become those of the frame."""
     inwards = np.abs(rng.normal(0, deviation, (4, 2))).clip(max=0.45)
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
     sides = np.array([width - 1, height - 1])
@@ -189,15 +226,19 @@ def _window(left: float, top: float, share: float) -> Matrix:
     return np.array([[scale, 0, corner - left * scale], [0, scale, corner - top * scale], [0, 0, 1.0]])
 
 
-def _first_crop(labels: Pixels, rng: np.random.Generator, min_area: float) -> list[Matrix]:
+def first_crop(labels: Pixels, rng: np.random.Generator, min_area: float) -> list[Matrix]:
+    """HODOR's crop of the first frame, enlarged to the whole; nothing where there is none that keeps the objects.
+
+    Args:
+        labels: (H, W) label map of the frame.
+        rng: The source of every draw.
+        min_area: A crop at a random place keeps more than this of every object, in pixels, and at least half of it.
+    """
     height, width = labels.shape
-    area = np.bincount(labels.ravel(), minlength=256)
-    objects = 1 + np.flatnonzero(area[1:])
     for share in _CROPS:
         rows, columns = round(share * height), round(share * width)
         top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
-        kept = np.bincount(labels[top : top + rows, left : left + columns].ravel(), minlength=256)[objects]
-        if ((kept >= area[objects] / 2) & (kept > min_area)).all():
+        if keeps_objects(labels, labels[top : top + rows, left : left + columns], min_area):
             return [_window(left, top, share)]
     ys, xs = np.nonzero(labels)
     for share in (*_CROPS, 0.9):
@@ -208,3 +249,11 @@ def _first_crop(labels: Pixels, rng: np.random.Generator, min_area: float) -> li
             left, top = rng.integers(first, last, endpoint=True)
             return [_window(left, top, share)]
     return []
+
+
+def keeps_objects(labels: Pixels, moved: Pixels, min_area: float) -> bool:
+    """Whether every object of a label map shows half of its pixels, and more than `min_area`, after it was moved."""
+    area = np.bincount(labels.ravel(), minlength=256)
+    kept = np.bincount(moved.ravel(), minlength=256)
+    enough = (kept >= area / 2) & (kept > min_area)
+    return bool(enough[1:][area[1:] > 0].all())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,35 @@ def import_albumentations() -> Any:
     return albumentations
 
 
+class ClipAugmentation(ABC):
+    """What is done to the frames and masks of a clip before a network sees them.
+
+    Attributes:
+        min_pixels: What counts as an object, in pixels; see the class.
+        one_size: Whether all clips come out in one size, so that the objects of one can be pasted over another.
+    """
+
+    min_pixels: int
+    one_size: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(
+        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The augmented clip.
+
+        Args:
+            frames: (T, H, W, 3) RGB.
+            masks: (T, H, W) label maps.
+            rng: The source of every draw.
+
+        Returns:
+            The same of another height and width.
+        """
+
+
 @dataclass(frozen=True)
-class ClipTransform:
+class ClipTransform(ClipAugmentation):
     """Scale, crop, colour, flip and pad a clip to a square, in this order; the recipe of DeAOT and MAVOS.
 
     Attributes:

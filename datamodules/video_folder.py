@@ -20,10 +20,10 @@ class VideoFolder(VOSDataModule):
     named as their frames; 255 is background. Objects may first appear in any frame, each is a prompt there. Numbers in
     the names of frames have as many digits each, or the names would not sort by them.
 
-    Trains on the videos whose masks follow their objects: two masks or more, not all of them first appearances. In the
-    order of names, each `holdout`-th of them is kept for validation, the last one if they are fewer; a single one
-    serves both. Tests on, and predicts, every video that has a mask; those with truth (at least three such masks) can
-    be scored.
+    Trains on the videos whose masks follow their objects: two masks or more, not all of them first appearances; if the
+    sampler needs no more than one mask, on all others that have one, too. In the order of names, each `holdout`-th of
+    the former is kept for validation, the last one if they are fewer; a single one serves both, if there are no others.
+    Tests on, and predicts, every video that has a mask; those with truth (at least three such masks) can be scored.
 
     Args:
         root: The folder that holds the frames and the masks.
@@ -92,13 +92,14 @@ class VideoFolder(VOSDataModule):
         held_out = usable[self.holdout - 1 :: self.holdout] or usable[-1:]
         if split == "val":
             return held_out
-        if len(usable) == 1:
+        trained = usable if self.sampler.needs_truth else self._prompted
+        if len(trained) == 1:
             rank_zero_warn(
                 f"{self.frames} has a single video with dense masks, {usable[0].name}: it is both trained on and "
                 "validated with, so the validation score says little."
             )
             return usable
-        return [sequence for sequence in usable if sequence not in held_out]
+        return [sequence for sequence in trained if sequence not in held_out]
 
     def _require_folders(self) -> None:
         for folder in (self.root, self.frames, self.masks):

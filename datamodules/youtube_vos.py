@@ -112,7 +112,7 @@ class YouTubeVOS(VOSDataModule):
         found = self.read_each(split, names, lambda name: self._sequence(folder, name, meta[name], is_unseen, split))
         if split != "train":
             return found
-        long_enough = [sequence for sequence in found if len(sequence.masks) > 1]
+        long_enough = [sequence for sequence in found if len(sequence.masks) > 1 or not self.sampler.needs_truth]
         if not long_enough:
             raise DatasetNotFoundError(f"No video in {folder} has two annotated frames or more: nothing to train on.")
         short = len(found) - len(long_enough)

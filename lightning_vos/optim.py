@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from lightning_vos.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,81 @@ class PolynomialSchedule:
         Raises:
             ConfigError: `peak` is not above 0.
         """
-        if peak <= 0:
-            raise ConfigError(
-                f"The learning rate is {peak}, expected one above 0: the schedule scales it.\n"
-                "Set --model.optimizer.lr, for example to 1e-4."
-            )
+        _require_positive(peak)
 
         def at(step: int) -> float:
             rate = self.rate(step, steps, peak)
             return (self.floor + self.backbone_factor * (rate - self.floor) if backbone else rate) / peak
 
         return at
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """Linear warm-up, then a constant rate that drops at some points; steps as the unit.
+
+    Attributes:
+        start: Learning rate at the first step.
+        warmup: Fraction of all steps.
+        drops: Fractions of all steps at which the rate is multiplied by `factor_of_drop`; rising.
+        factor_of_drop: See `drops`.
+    """
+
+    start: float = 1e-7
+    warmup: float = 0.04
+    drops: tuple[float, ...] = (0.4,)
+    factor_of_drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        fractions = (self.warmup, *self.drops)
+        if self.start < 0 or not all(0 <= fraction <= 1 for fraction in fractions) or self.factor_of_drop < 0:
+            raise ValueError(
+                f"StepSchedule: start is {self.start}, warmup is {self.warmup}, drops are {self.drops}, "
+                f"factor_of_drop is {self.factor_of_drop}; expected rates and factors of 0 and above, and fractions"
+            )
+
+    def rate(self, step: int, steps: int, peak: float) -> float:
+        """Learning rate at `step` of `steps`.
+
+        >>> StepSchedule(drops=(0.4, 0.8)).rate(100_000, 250_000, 1.0)
+        0.1
+        """
+        warmup = int(self.warmup * steps)
+        if step < warmup:
+            return self.start + (peak - self.start) * step / warmup
+        return peak * self.factor_of_drop ** sum(step >= drop * steps for drop in self.drops)
+
+    def factor(self, steps: int, peak: float) -> Callable[[int], float]:
+        """What a `LambdaLR` multiplies `peak` with.
+
+        Raises:
+            ConfigError: `peak` is not above 0.
+        """
+        _require_positive(peak)
+        return lambda step: self.rate(step, steps, peak) / peak
+
+
+def training_steps(trainer: Trainer) -> int:
+    """How many optimizer steps a training has.
+
+    Raises:
+        ConfigError: if it has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    if not 0 < steps < math.inf:
+        raise ConfigError(
+            f"Training has no end: {steps} steps. Schedules follow the fraction that is done.\n"
+            "Set --trainer.max_steps, for example 100000 as the recipes do."
+        )
+    return int(steps)
+
+
+def _require_positive(peak: float) -> None:
+    if peak <= 0:
+        raise ConfigError(
+            f"The learning rate is {peak}, expected one above 0: the schedule scales it.\n"
+            "Set --model.optimizer.lr, for example to 1e-4."
+        )
 
 
 def parameter_groups(module: nn.Module, backbone: nn.Module, undecayed: Iterable[str] = ()) -> list[dict[str, Any]]:

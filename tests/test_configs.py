@@ -68,8 +68,8 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
         assert (
             config["data"]["init_args"]["sampler"]["init_args"]["length"] >= 2 * interval + 2
         )  # else the memory does not learn
-    crop = config["data"]["init_args"]["transform"]["crop"]
-    assert module.network.canvas.view(crop, crop).network == (crop, crop)  # trained at the size of the crop
+    crop = config["data"]["init_args"]["transform"]["init_args"]["crop"]
+    assert module.network.canvas.view((crop, crop)).network == (crop, crop)  # trained at the size of the crop
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,7 +114,7 @@ def test_baselines_hold_what_their_papers_say(command, recipe):
     assert model["optimizer"]["init_args"]["lr"] == 2e-4
     assert model["schedule"]["floor"] == (2e-5 if "mobilenet" in recipe else 1e-5)
     assert config["data"]["init_args"]["sampler"]["init_args"]["length"] == 5
-    transform = config["data"]["init_args"]["transform"]
+    transform = config["data"]["init_args"]["transform"]["init_args"]
     assert transform["crop"] == (464 if "swinb" in recipe else 465)
     assert (transform["jitter"] > 0) == ("deaot" in recipe)
 
@@ -142,8 +142,11 @@ def test_the_checkpoint_for_lvos_is_trained_as_the_paper_says(command):
     ("words", "expected"),
     [
         (["--data.sampler.length=9"], {"length": 9, "max_gap": 12}),
-        (["--data.sampler=datamodules.clips.JumpSampler", "--data.sampler.length=4"], {"length": 4, "steps": 150_000}),
-        (["--data.sampler=datamodules.clips.ConsecutiveSampler"], {"length": 8, "reverse": 0.5}),
+        (
+            ["--data.sampler=datamodules.samplers.JumpSampler", "--data.sampler.length=4"],
+            {"length": 4, "steps": 150_000},
+        ),
+        (["--data.sampler=datamodules.samplers.ConsecutiveSampler"], {"length": 8, "reverse": 0.5}),
     ],
 )
 def test_samplers_are_chosen_by_their_names(command, words, expected):
@@ -162,7 +165,7 @@ def test_published_recipes_hold_what_the_paper_says(command, recipe):
     assert (network["layers"], network["channels"]) == (3, 256)
     assert model["schedule"]["floor"] == (2e-5 if "mobilenet" in recipe else 1e-5)
     assert config["data"]["init_args"]["sampler"]["init_args"]["length"] == 8
-    assert config["data"]["init_args"]["transform"]["crop"] == (464 if "swinb" in recipe else 465)
+    assert config["data"]["init_args"]["transform"]["init_args"]["crop"] == (464 if "swinb" in recipe else 465)
     assert config["trainer"]["max_steps"] == 100_000
     data = config["data"]["init_args"]
     assert (data["parts"].keys(), data["repeats"]) == ({"youtube_vos", "davis"}, {"davis": 5})

@@ -1,12 +1,14 @@
-"""A small MAVOS and small moving squares, for tests of everything around the mathematics."""
+"""A small MAVOS, a small HODOR and small moving squares, for tests of everything around the mathematics."""
 
 import numpy as np
 import torch
 
 from lightning_vos.backbones import Backbone
 from lightning_vos.metrics.sequence import Plan
+from lightning_vos.models.hodor.network import HODORNetwork
 from lightning_vos.models.mavos.network import MAVOSNetwork
 from lightning_vos.structures import Clip, ScoredVideo, Video
+from lightning_vos.vos.canvas import PaddingCanvas
 
 
 def backbone(**settings):
@@ -17,6 +19,13 @@ def network(*parts, seed=0, **settings):
     """Random weights, the same for one seed; eval mode."""
     torch.manual_seed(seed)
     return MAVOSNetwork(backbone(), *parts, **{"channels": 32, "layers": 2, "window": 5} | settings).eval()
+
+
+def hodor(seed=0, **settings):
+    """Random weights, the same for one seed; eval mode. Its coarse map has stride 4, its canvas pads to eights."""
+    torch.manual_seed(seed)
+    small = {"channels": 64, "layers": 2, "strengths": (16.0, 4.0), "canvas": PaddingCanvas(8, 36, 72)}
+    return HODORNetwork(backbone(final=True), **small | settings).eval()
 
 
 def frames(count, height=33, width=33, seed=0):

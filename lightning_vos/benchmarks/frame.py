@@ -48,7 +48,7 @@ def measure_frame(
     Raises:
         ConfigError: if there are more objects than one memory holds.
     """
-    if setting.objects > network.capacity:
+    if network.capacity is not None and setting.objects > network.capacity:
         raise ConfigError(
             f"{setting.objects} objects take several memories, but `benchmark frame` measures one.\n"
             f"  expected --objects {network.capacity} at most"
@@ -85,10 +85,10 @@ class _Video:
 
     def __init__(self, network: VOSNetwork[Any], setting: Setting) -> None:
         video = SyntheticVideo(setting.size, setting.objects)
-        self.network, self.view = network, network.canvas.view(*setting.size)
+        self.network, self.view = network, network.canvas.view(setting.size)
         device = torch.device(setting.device)
         self.first, self.frame = (video.frame(number).to(device)[None] for number in (0, 1))
-        slots = torch.arange(network.capacity, device=device)
+        slots = torch.arange(network.capacity or setting.objects, device=device)
         planes = (video.first_mask.to(device) == 1 + slots.view(1, -1, 1, 1)).float()
         self._given = Given(planes, slots[None] < setting.objects)
 
@@ -135,7 +135,7 @@ def _parts(video: _Video, memory: Any, filled: Any, repeats: int, device: torch.
     network, view = video.network, video.view
     entered = network.canvas.enter(video.frame, view)
     features = network.encode(entered)
-    segment = partial(network.segment, features, memory, time=_LATER)
+    segment = partial(network.segment, features, memory, view, time=_LATER)
     logits, seen = segment()
     resolve = partial(network.resolve, (logits,), (seen,), view)
     decoder = network.get_submodule("decoder")
@@ -144,7 +144,7 @@ def _parts(video: _Video, memory: Any, filled: Any, repeats: int, device: torch.
     yield Cost("  propagate", _median(segment, repeats, device) - decode)
     yield Cost("  decode", decode + _median(resolve, repeats, device))
     for what, held, interval in (("  memorize", memory, _NEVER), ("  memorize and update", filled, 1)):
-        logits, seen = network.segment(features, held, time=_LATER)
+        logits, seen = network.segment(features, held, view, time=_LATER)
         planes = network.resolve((logits,), (seen,), view).planes
         memorize = partial(network.memorize, features, planes, _with_interval(seen, interval), time=_LATER)
         yield Cost(what, _median(memorize, repeats, device))

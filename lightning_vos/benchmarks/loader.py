@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _READ = (("~", "<built-in method _io.open>"), ("~", "<method 'read' of '_io.BufferedReader' objects>"))
 _READ_BYTES = ("~", "<method 'read' of '_io.FileIO' objects>")
 _DECODE = (("io/frames.py", "read_frame"), ("io/masks.py", "read_mask"))
-_AUGMENT = (("datamodules/transforms.py", "__call__"), ("datamodules/image_transforms.py", "__call__"))
+_AUGMENT = tuple(
+    (f"datamodules/{file}.py", "__call__") for file in ("transforms", "hodor_transforms", "image_transforms")
+)
 _COLLATE = (("data/_utils/collate.py", "default_collate"),)
 
 

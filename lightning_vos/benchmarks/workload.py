@@ -100,9 +100,19 @@ class SyntheticVideo:
 
     def frame(self, number: int) -> Tensor:
         """Frame `number`, (3, H, W) in [0, 1]."""
-        top = round(_REACH / 2 * (1 + math.sin(number / 10)))
-        left = round(_REACH / 2 * (1 + math.cos(number / 10)))
+        top, left = _corner(number)
         return self._picture[:, top : top + self.size[0], left : left + self.size[1]].contiguous()
+
+    def mask(self, number: int) -> Tensor:
+        """The labels of a frame, (H, W) int64: blocks wander with the picture, and come back at the opposite edge."""
+        (first_top, first_left), (top, left) = _corner(0), _corner(number)
+        return self.first_mask.roll((first_top - top, first_left - left), dims=(0, 1))
+
+
+def _corner(number: int) -> tuple[int, int]:
+    """Where in the picture a frame begins."""
+    half = _REACH / 2
+    return round(half * (1 + math.sin(number / 10))), round(half * (1 + math.cos(number / 10)))
 
 
 def seconds(device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""`lightning_vos benchmark`: what recipes cost over a long video and in one frame, what scoring and loading cost."""
+"""`lightning_vos benchmark`: what recipes cost over a long video, in a frame and in training; scoring and loading."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 
     from lightning_vos.benchmarks.frame import Cost
     from lightning_vos.benchmarks.memory import FrameRow, Summary
+    from lightning_vos.benchmarks.training import StepCost
     from lightning_vos.benchmarks.workload import Setting
+    from lightning_vos.vos.module import VOSModule
     from lightning_vos.vos.network import VOSNetwork
+
+_CHECKPOINTING = "model: {init_args: {activation_checkpointing: true}}\n"
 
 
 def build_network(recipe: str) -> VOSNetwork[Any]:
@@ -34,21 +39,40 @@ def build_network(recipe: str) -> VOSNetwork[Any]:
     Raises:
         ConfigError: if a config is missing or wrong, or its model does not segment videos.
     """
+    return build_module(recipe).network
+
+
+def build_module(recipe: str, *, is_checkpointed: bool = False) -> VOSModule:
+    """The module of a recipe with random weights, the same each time.
+
+    Args:
+        recipe: As `build_network`.
+        is_checkpointed: Whether its training computes activations again instead of keeping them.
+
+    Raises:
+        ConfigError: if a config is missing or wrong, or its model does not segment videos.
+    """
+    from tempfile import TemporaryDirectory
+
     import torch
 
     from lightning_vos.commands.trainer import ModelCLI
-    from lightning_vos.vos.network import VOSNetwork
+    from lightning_vos.vos.module import VOSModule
 
     torch.manual_seed(0)
     names = [name if name.endswith((".yaml", ".yml")) else f"{name}.yaml" for name in recipe.split("+")]
-    model = ModelCLI(names).model
-    network = getattr(model, "network", None)
-    if not isinstance(network, VOSNetwork):
+    with TemporaryDirectory() as folder:
+        if is_checkpointed:
+            option = Path(folder) / "activation_checkpointing.yaml"
+            option.write_text(_CHECKPOINTING, encoding="utf-8")
+            names.append(str(option))
+        model = ModelCLI(names).model
+    if not isinstance(model, VOSModule):
         raise ConfigError(
             f"{recipe} has no network to measure: {type(model).__qualname__} does not segment videos frame by frame.\n"
             "  expected a recipe such as mavos_mobilenetv2"
         )
-    return network
+    return model
 
 
 def benchmark_memory(recipes: Sequence[str], setting: Setting, frames: int, output: Path) -> None:
@@ -180,6 +204,71 @@ def benchmark_frame(recipes: Sequence[str], setting: Setting, repeats: int, *, i
     for label, text in profiles.items():
         console.print(f"\n{label}: a frame that does not update its bank")
         console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def benchmark_training(
+    recipes: Sequence[str], setting: Setting, lengths: Sequence[int], batch: int, repeats: int
+) -> None:
+    """Print what a training step of each recipe costs, with and without activation checkpointing.
+
+    Args:
+        recipes: As `build_network`, one or more.
+        setting: What they are trained on.
+        lengths: Frames of a clip, each measured for itself.
+        batch: Clips of a batch.
+        repeats: Steps that a median is taken over, after one that is not counted.
+
+    Raises:
+        UserError: if a recipe cannot be built, or nothing can be measured.
+    """
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from lightning_vos.benchmarks.memory import MIB
+    from lightning_vos.benchmarks.process import StoppedError, in_fresh_process
+
+    if min(*lengths, batch, repeats) < 1:
+        given = f"--lengths {' '.join(map(str, lengths))} --batch {batch} --repeats {repeats}"
+        raise ConfigError(f"{given} measures nothing: expected numbers of at least 1.")
+    labels = _labels(recipes)
+    console = Console()
+    _check(recipes, console)
+    clock = "CPU" if setting.device_type == "cpu" else "wall"
+    table = Table(Column("", overflow="fold"), "time", f"{clock} ms", "memory", "peak MiB")
+    unit: StepCost | None = None
+    for recipe, label in zip(recipes, labels, strict=True):
+        table.add_row(label, style="bold")
+        for length, is_checkpointed in product(lengths, (False, True)):
+            what = f"clips of {length}{', checkpointed' if is_checkpointed else ''}"
+            arguments = (recipe, is_checkpointed, setting, length, batch, repeats)
+            with console.status(f"{label}: {what}"), closing(in_fresh_process(_step_costs, *arguments)) as process:
+                try:
+                    cost: StepCost = next(process)
+                except (StoppedError, ConfigError) as stop:
+                    table.add_row(f"{what}: {str(stop).splitlines()[0].rstrip(':.')}")
+                    continue
+            unit = unit or cost
+            ratios = (f"{ours / first:.2f}" for ours, first in zip(cost, unit, strict=True))
+            figures = (f"{1e3 * cost.seconds:.0f}", f"{cost.memory_bytes / MIB:.0f}")
+            table.add_row(what, *(cell for pair in zip(ratios, figures, strict=True) for cell in pair))
+        table.add_section()
+    console.print(table)
+    if unit is None:
+        raise ConfigError("Nothing was measured: the table says why.")
+    console.print(
+        f"Forward, backward and optimizer of a batch of {batch}; relative to the first row measured. peak: above "
+        "the module before its first step. checkpointed: --model.activation_checkpointing=true.",
+        highlight=False,
+    )
+
+
+def _step_costs(
+    recipe: str, is_checkpointed: bool, setting: Setting, length: int, batch: int, repeats: int
+) -> Iterator[StepCost]:
+    from lightning_vos.benchmarks.training import measure_training
+
+    module = build_module(recipe, is_checkpointed=is_checkpointed)
+    return measure_training(module, setting, length, batch, repeats)
 
 
 def _memory_rows(recipe: str, setting: Setting, frames: int) -> Iterator[FrameRow]:
@@ -394,10 +483,11 @@ def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "lightning_vos benchmark", description="Measure recipes, scoring, or loading.", allow_abbrev=False
     )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="memory | frame | scoring | loader")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="memory | frame | training | scoring | loader")
     memory = kinds.add_parser("memory", help="memory and time over a long video", allow_abbrev=False)
     frame = kinds.add_parser("frame", help="what one frame costs, and its parts", allow_abbrev=False)
-    for kind in (memory, frame):
+    training = kinds.add_parser("training", help="what a training step costs", allow_abbrev=False)
+    for kind in (memory, frame, training):
         kind.add_argument(
             "recipes",
             nargs="+",
@@ -413,6 +503,9 @@ def main(args: list[str]) -> None:
     memory.add_argument("--output", type=Path, default=Path("runs/benchmark_memory"), metavar="DIR", help="to write")
     frame.add_argument("--repeats", type=int, default=5, help="runs that a median is taken over (5)")
     frame.add_argument("--profile", action="store_true", help="print the operators of a frame that take most time")
+    training.add_argument("--lengths", type=int, nargs="+", default=(8,), metavar="T", help="frames of a clip (8)")
+    training.add_argument("--batch", type=int, default=1, help="clips of a step (1)")
+    training.add_argument("--repeats", type=int, default=3, help="steps that a median is taken over (3)")
     scoring = kinds.add_parser("scoring", help="what scoring a folder costs", allow_abbrev=False)
     scoring.add_argument("ground_truth", type=Path, metavar="GROUND_TRUTH", help="a folder of <sequence>/<frame>.png")
     scoring.add_argument("prediction", type=Path, metavar="PREDICTION", help="such a folder")
@@ -443,5 +536,7 @@ def main(args: list[str]) -> None:
     setting = Setting(tuple(words.size), words.objects, str(device), threads, words.precision)
     if words.kind == "memory":
         benchmark_memory(words.recipes, setting, words.frames, words.output)
+    elif words.kind == "training":
+        benchmark_training(words.recipes, setting, words.lengths, words.batch, words.repeats)
     else:
         benchmark_frame(words.recipes, setting, words.repeats, is_profiled=words.profile)

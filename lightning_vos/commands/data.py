@@ -144,6 +144,7 @@ def show(words: Sequence[str], output: Path, count: int) -> None:
 
     from lightning_vos.commands.recipe_data import DataCLI
     from lightning_vos.io.overlay import contact_sheet, overlay, write_image
+    from lightning_vos.losses.segmentation import IGNORED
     from lightning_vos.structures import Clip, InstanceClip
 
     if count < 1:
@@ -153,7 +154,7 @@ def show(words: Sequence[str], output: Path, count: int) -> None:
     rows = []
     for number, clip in enumerate(islice(data.train_dataloader(), count)):
         if isinstance(clip, Clip):
-            masks = clip.masks[0].numpy()
+            masks = clip.masks[0].where(clip.masks[0] != IGNORED, 0).numpy()  # what nobody annotated is not painted
         elif isinstance(clip, InstanceClip):
             planes = clip.instances[0].masks.numpy()  # (N, T, H, W)
             masks = np.max(planes * np.arange(1, 1 + len(planes))[:, None, None, None], axis=0, initial=0)

@@ -22,7 +22,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
-from lightning_vos.errors import ConfigError, UserError
+from lightning_vos.errors import CheckpointError, ConfigError, UserError
 from lightning_vos.io.writing import written_beside
 
 _RUNS = Path("runs/experiments")
@@ -38,10 +38,14 @@ class Row:
     Attributes:
         configs: Read after those of the comparison.
         overrides: Options: key -> value; they win over those of the comparison.
+        start: The row whose last weights, of the same seed, its training starts from.
+        seeds: Instead of those of the comparison.
     """
 
     configs: list[str] = field(default_factory=list)
     overrides: dict[str, Value] = field(default_factory=dict)
+    start: str | None = None
+    seeds: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Comparison:
 
     Attributes:
         configs: What every row builds on.
-        seeds: Each row is trained once for each.
+        seeds: Each row that has none of its own is trained once for each.
         measures: Columns of `metrics.csv` that count.
         rows: Name -> what it has of its own.
         overrides: Options that every row has: key -> value.
@@ -62,6 +66,33 @@ class Comparison:
     rows: dict[str, Row]
     overrides: dict[str, Value] = field(default_factory=dict)
 
+    def seeds_of(self, name: str) -> list[int]:
+        """The seeds of a row."""
+        own = self.rows[name].seeds
+        return self.seeds if own is None else own
+
+    def lineage(self, name: str) -> list[str]:
+        """A row, and before it those that its weights come from, the first of them first.
+
+        Raises:
+            ConfigError: if a row starts from one that is not there, from itself by way of others, or from one that is
+                not trained for all its seeds.
+        """
+        names = [name]
+        while (start := self.rows[names[0]].start) is not None:
+            if start not in self.rows:
+                raise ConfigError(f"Row {names[0]} starts from {start}, but the rows are {', '.join(self.rows)}.")
+            if start in names:
+                circle = " from ".join([*reversed(names[: names.index(start) + 1]), start])
+                raise ConfigError(f"Rows start from each other: {circle}.\nOne of them must have no `start`.")
+            if missing := set(self.seeds_of(names[0])) - set(self.seeds_of(start)):
+                raise ConfigError(
+                    f"Row {names[0]} has seeds {sorted(missing)}, but {start}, which it starts from, has not.\n"
+                    f"Add them to the `seeds` of {start}, or leave them out of those of {names[0]}."
+                )
+            names.insert(0, start)
+        return names
+
 
 @dataclass(frozen=True)
 class _Run:
@@ -72,14 +103,42 @@ class _Run:
     words: list[str]
     folder: Path
     result: Path
+    start: _Run | None
 
     @property
     def label(self) -> str:
         return f"{self.row}, seed {self.seed}"
 
+    @property
+    def recorded(self) -> list[str]:
+        """What a result belongs to: its own words, and all that its first weights come from."""
+        if self.start is None:
+            return self.words
+        return [*self.words, *(f"{self.start.row}: {word}" for word in self.start.recorded)]
+
     def commands(self) -> tuple[list[str], list[str]]:
         words = [*self.words, f"--trainer.logger.init_args.save_dir={self.folder}"]
-        return ["fit", *words], ["test", *words, "--ckpt_path=last"]
+        weights = [] if self.start is None else [f"--model.weights={self.start.checkpoint()}"]
+        return ["fit", *words, *weights], ["test", *words, "--ckpt_path=last"]
+
+    def checkpoints(self) -> list[Path]:
+        """The last ones of all trainings so far, the newest last."""
+        from lightning_vos.callbacks.run_files import CHECKPOINTS, LAST
+
+        return sorted(self.folder.glob(f"*/*/{CHECKPOINTS}/{LAST}"), key=lambda path: path.stat().st_mtime)
+
+    def checkpoint(self) -> Path:
+        """The last one of the training that its result is of; without one, of the training to come."""
+        from lightning_vos.callbacks.run_files import CHECKPOINTS, LAST
+        from lightning_vos.config_files import expand_config_options
+
+        checkpoints = self.checkpoints()
+        if checkpoints and self.measures(self.result) is not None:
+            return checkpoints[-1]
+        runs = self.folder / expand_config_options(self.words).recipe
+        versions = [path.name.removeprefix("version_") for path in runs.glob("version_*")]
+        number = max((int(version) + 1 for version in versions if version.isdecimal()), default=0)
+        return runs / f"version_{number}" / CHECKPOINTS / LAST
 
     def measures(self, path: Path) -> dict[str, float] | None:
         """What a file holds that was written for the run; None if there is no file.
@@ -91,14 +150,14 @@ class _Run:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            words = content.get("words", self.words)  # the oldest results have none
+            words = content.get("words", self.recorded)  # the oldest results have none
             measures = {measure: float(value) for measure, value in content["measures"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is no result: {_one_line(error)}.\nRemove it and run the row again.") from error
-        if words != self.words:
+        if words != self.recorded:
             before, now = (
                 shlex.join(word for word in one if word not in other)[:300] or "the same in another order"
-                for one, other in ((words, self.words), (self.words, words))
+                for one, other in ((words, self.recorded), (self.recorded, words))
             )
             raise ConfigError(
                 f"{path} belongs to other settings than the comparison has today.\n  then: {before}\n  today: {now}\n"
@@ -111,26 +170,45 @@ def run(file: Path, rows: list[str], *, is_printed: bool = False) -> None:
     """Train and test rows for every seed; what has a result already is left alone.
 
     Results are written to FILE's folder, under its name, one JSON for each row and seed, as they arrive. Every row is
-    built once before the first is trained. A row that was stopped goes on from its last checkpoint.
+    built once before the first is trained. A row that was stopped goes on from its last checkpoint. Seed by seed, a row
+    is run after the one that it starts from.
 
     Args:
         file: The comparison.
-        rows: Its rows to run; all of them if there are none.
+        rows: Its rows to run, with those that they start from; all of them if there are none.
         is_printed: Print the commands and run nothing.
 
     Raises:
         ConfigError: if the file is no comparison, has no such row, or has changed since a row was run.
+        CheckpointError: if a row starts from one whose checkpoint is gone.
         UserError: if a row cannot be built, or a command fails.
     """
     comparison = _read(file)
     if unknown := set(rows) - comparison.rows.keys():
         raise ConfigError(f"{file} has no rows {sorted(unknown)}.\nIts rows are {', '.join(comparison.rows)}.")
-    chosen = [_prepare(file, comparison, name, seed) for seed in comparison.seeds for name in rows or comparison.rows]
+    seeds = dict.fromkeys(
+        [*comparison.seeds, *(seed for name in comparison.rows for seed in comparison.seeds_of(name))]
+    )
+    pairs = dict.fromkeys(
+        (member, seed)
+        for seed in seeds
+        for name in rows or comparison.rows
+        if seed in comparison.seeds_of(name)
+        for member in comparison.lineage(name)
+    )
+    chosen = [_prepare(file, comparison, name, seed) for name, seed in pairs]
     if is_printed:
         lines = [shlex.join(["lightning_vos", *command]) for each in chosen for command in each.commands()]
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         return
     left = [each for each in chosen if each.measures(each.result) is None]
+    for each in left:
+        if each.start is not None and each.start not in left and not each.start.checkpoints():
+            start = each.start
+            raise CheckpointError(
+                f"{each.label} starts from {start.row}, which has a result but no checkpoint in {start.folder}.\n"
+                f"Put that folder back, or remove {start.result} and run again: {start.row} is trained anew first."
+            )
     _check(left)
     for each in left:
         measures = _run(each)
@@ -155,7 +233,7 @@ def show(file: Path) -> None:
     titles = ["row", "seeds", *(measure.removeprefix("test/") for measure in comparison.measures)]
     table = Table(*(Column(title, overflow="fold") for title in titles), title=file.stem, box=SIMPLE, pad_edge=False)
     for name in comparison.rows:
-        runs = [_prepare(file, comparison, name, seed) for seed in comparison.seeds]
+        runs = [_prepare(file, comparison, name, seed) for seed in comparison.seeds_of(name)]
         found = [measures for each in runs if (measures := each.measures(each.result)) is not None]
         cells = [_spread([each[measure] for each in found if measure in each]) for measure in comparison.measures]
         table.add_row(name, str(len(found)), *cells)
@@ -170,7 +248,13 @@ def _read(file: Path) -> Comparison:
     if isinstance(content, dict) and isinstance(content.get("rows"), dict):
         rows = {str(name): _parse(Row, row or {}, f"row {name} of {file}") for name, row in content["rows"].items()}
         content = content | {"rows": rows}
-    return _parse(Comparison, content, str(file))
+    comparison = _parse(Comparison, content, str(file))
+    for name in comparison.rows:
+        try:
+            comparison.lineage(name)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
+    return comparison
 
 
 def _parse(kind: type[Kind], content: Any, where: str) -> Kind:
@@ -195,7 +279,8 @@ def _prepare(file: Path, comparison: Comparison, name: str, seed: int) -> _Run:
         words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}")
     words.append(f"--seed_everything={seed}")
     stem = f"{name}-seed{seed}"
-    return _Run(name, seed, words, _RUNS / file.stem / stem, file.with_suffix("") / f"{stem}.json")
+    start = None if row.start is None else _prepare(file, comparison, row.start, seed)
+    return _Run(name, seed, words, _RUNS / file.stem / stem, file.with_suffix("") / f"{stem}.json", start)
 
 
 def _check(runs: list[_Run]) -> None:
@@ -225,16 +310,13 @@ def _check(runs: list[_Run]) -> None:
 
 def _run(each: _Run) -> dict[str, float]:
     """Train and test, and write the result; gives the measures."""
-    from lightning_vos.callbacks.run_files import CHECKPOINTS, LAST
-
     began = each.folder / "started.json"  # a result without measures, until there is one
     is_resumed = False
     if each.measures(began) is None:
-        _write(began, {"words": each.words, "measures": {}})
+        _write(began, {"words": each.recorded, "measures": {}})
     else:
-        checkpoints = each.folder.glob(f"*/*/{CHECKPOINTS}/{LAST}")
         # an older one is of a training that came to its end
-        is_resumed = any(path.stat().st_mtime >= began.stat().st_mtime for path in checkpoints)
+        is_resumed = any(path.stat().st_mtime >= began.stat().st_mtime for path in each.checkpoints())
     started = time.time()
     fit, test = each.commands()
     for command in ([*fit, "--ckpt_path=last"] if is_resumed else fit, test):
@@ -245,7 +327,7 @@ def _run(each: _Run) -> dict[str, float]:
             raise UserError(f"{each.label}: {command[0]} ended with status {status}, see above.")
     measures = _measured(each.folder)
     seconds = None if is_resumed else round(time.time() - started)
-    content = {"row": each.row, "seed": each.seed, "measures": measures, "words": each.words, "seconds": seconds}
+    content = {"row": each.row, "seed": each.seed, "measures": measures, "words": each.recorded, "seconds": seconds}
     _write(each.result, content | _versions())
     began.unlink()
     return measures

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_vos.commands.inputs import add_input_options, check_settings, choose_device, read_inputs
 from lightning_vos.errors import ConfigError, MaskError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
-
-    from lightning_vos.io.plots import MemoryColumn
-    from lightning_vos.vos.network import VOSNetwork
 
 _COLUMNS = ("test/J&F", "test/FPS", "test/peak_memory_gb")
 
@@ -128,13 +123,14 @@ def dynamic_frame(
     from rich.progress import MofNCompleteColumn, Progress
 
     from lightning_vos.callbacks.results import painted
+    from lightning_vos.figures.dynamic_frame import BankReader, Thinned
     from lightning_vos.published import load_network
     from lightning_vos.vos.track import Tracker
 
     frames, names, prompts, palette = read_inputs(video, mask, resize_masks=resize_masks)
     network = load_network(weights).to(choose_device(device))
-    tracker, kept = Tracker(network, size), _Thinned(columns)
-    reader = _BankReader(network, size or frames.size, layer)
+    tracker, kept = Tracker(network, size), Thinned(columns)
+    reader = BankReader(network, size or frames.size, layer)
     number = -1
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("segment", total=len(names) or None)
@@ -144,8 +140,7 @@ def dynamic_frame(
                 maps = reader.maps(prediction.labels > 0)
                 kept.add(MemoryColumn(number, painted(frame, prediction, palette), *maps))
             progress.advance(task)
-    if outside := [index for index in prompts if not 0 <= index <= number]:
-        raise MaskError(f"Masks are given for frames {outside}, but the video ends with frame {number}.")
+    _refuse_masks_outside(prompts, number)
     if not kept.items:
         raise MaskError(f"There is nothing to track: {mask} states no object. Give a mask with an id above 0.")
     title = f"Identity values in the memory of layer {reader.layer}"
@@ -157,99 +152,100 @@ def dynamic_frame(
     Console().print(f"The figure is {output}", highlight=False, soft_wrap=True)
 
 
-class _BankReader:
-    """Follows the long-term bank of a memory and makes maps of what one of its layers stores of objects.
-
-    A map is the first principal component of the identity values of the first reference frame: one axis for all maps,
-    on which objects lie above the background. AOT has no identity values of their own; there it is the values, which
-    contain them.
+def attention(
+    video: Path,
+    mask: Path,
+    output: Path,
+    weights: Path | None = None,
+    *,
+    resize_masks: bool = False,
+    size: tuple[int, int] | None = None,
+    device: str | None = None,
+    frame: int | None = None,
+    object_id: int | None = None,
+    layer: int | None = None,
+) -> None:
+    """Draw where each head of the soft-masked attention looks while an object is described (HODOR, Figure 3).
 
     Args:
-        network: The network whose memory it is.
-        size: (H, W) that frames have before the network's canvas.
-        layer: From 1; the last where None.
+        video: As `read_inputs`.
+        mask: As `read_inputs`.
+        output: The picture to write.
+        weights: A checkpoint of a run, or a published file.
+        resize_masks: As `read_inputs`.
+        size: (h, w) that the network works at, instead of the method's own choice.
+        device: Where to run, such as cpu, cuda or mps; the best there is where None.
+        frame: The number of the frame, up to which the video is tracked, from 0; the last where None.
+        object_id: Which object; the first that is given where None.
+        layer: Of the encoder, from 1; the last where None.
+
+    Raises:
+        UserError: if an input is missing, unreadable or does not fit the others, or the network has no such attention.
     """
+    from lightning_vos.io.plots import attention_maps, check_figure_path, write_figure
 
-    def __init__(self, network: VOSNetwork[Any], size: tuple[int, int], layer: int | None) -> None:
-        height, width = network.canvas.view(*size).network
-        self._grid = -(-height // network.canvas.multiple), -(-width // network.canvas.multiple)
-        self.layer = layer
-        self._bank: tuple[Any, ...] = ()
-        self._axis: tuple[Tensor, Tensor] | None = None
+    weights = check_settings("report attention", weights, size)
+    check_figure_path(output)
+    if frame is not None and frame < 0:
+        raise ConfigError(f"--frame {frame} is none: frames are counted from 0.")
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
 
-    def is_updated(self, memory: Any) -> bool:
-        """Whether the bank is another than that of the last call.
+    from lightning_vos.callbacks.results import painted
+    from lightning_vos.figures.attention import AttentionReader
+    from lightning_vos.published import load_network
+    from lightning_vos.vos.track import Tracker
 
-        Raises:
-            ConfigError: if the memory has no bank of whole frames, or not that layer.
-        """
-        bank = getattr(memory, "long", None)
-        if bank is None or (bank and _identity(bank[-1]).shape[1] % math.prod(self._grid)):
-            raise ConfigError(
-                f"A {type(memory).__name__} has no bank of whole frames, so there is no dynamic frame to draw.\n"
-                "  expected weights of the MAVOS family"
-            )
-        if not bank or bank is self._bank:
-            return False
-        self.layer = len(bank) if self.layer is None else self.layer
-        if not 1 <= self.layer <= len(bank):
-            raise ConfigError(f"--layer {self.layer} is none of the network's: expected 1 to {len(bank)}.")
-        self._bank = bank
-        return True
-
-    def maps(self, foreground: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Maps (h, w) of the last and of the newest frame of the bank; `foreground`, (H, W) bool, tells bright."""
-        assert self.layer is not None
-        values = _identity(self._bank[self.layer - 1])[0].float()
-        tokens = math.prod(self._grid)
-        if self._axis is None:
-            self._axis = _first_component(values[-tokens:], foreground, self._grid)
-        mean, axis = self._axis
-        reference, dynamic = ((part - mean) @ axis for part in (values[-tokens:], values[:tokens]))
-        return reference.unflatten(0, self._grid).cpu().numpy(), dynamic.unflatten(0, self._grid).cpu().numpy()
-
-
-def _identity(stored: Any) -> Tensor:
-    """What a layer of a bank holds of objects, (B, m, C)."""
-    return stored.identity if hasattr(stored, "identity") else stored.value
+    frames, names, prompts, palette = read_inputs(video, mask, resize_masks=resize_masks)
+    if names and frame is not None:
+        _require_frame(frame, len(names) - 1)
+    object_id = _object(object_id, prompts, mask, frame)
+    network = load_network(weights).to(choose_device(device))
+    reader, tracker = AttentionReader(network, layer), Tracker(network, size)
+    number = -1
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
+        task = progress.add_task("segment", total=len(names) or None if frame is None else frame + 1)
+        for number, picture in enumerate(frames):
+            prediction = tracker.step(picture, prompts.get(number))
+            progress.advance(task)
+            if number == frame:
+                break
+    if frame is None:
+        _refuse_masks_outside(prompts, number)
+    else:
+        _require_frame(frame, number)
+    (memory,) = tracker.memories
+    maps = reader.maps(memory, tracker.object_ids.index(object_id), network.canvas.view(frames.size, size))
+    title = f"{reader.title}, object {object_id} in frame {number}\nweights: {weights}"
+    pixels = (255 * picture.permute(1, 2, 0)).round().byte().numpy()
+    write_figure(output, attention_maps(title, pixels, painted(picture, prediction, palette), maps))
+    Console().print(f"The figure is {output}", highlight=False, soft_wrap=True)
 
 
-def _first_component(values: Tensor, foreground: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean and first principal axis (C,) of (n, C) values, with the foreground on the upper side."""
-    import torch
-    import torch.nn.functional as F
+def _object(wanted: int | None, prompts: Mapping[int, NDArray[np.uint8]], mask: Path, frame: int | None) -> int:
+    """The object that is drawn: the one that is wanted, or the first of those that masks give up to a frame."""
+    import numpy as np
 
-    mean = values.mean(dim=0)
-    axis = torch.linalg.svd(values - mean, full_matrices=False).Vh[0]
-    inside = F.interpolate(foreground[None, None].float(), grid, mode="area").flatten()
-    return mean, axis if (values - mean) @ axis @ (inside - inside.mean()) >= 0 else -axis
+    given = [np.unique(prompts[number]).tolist() for number in sorted(prompts) if frame is None or number <= frame]
+    ids = list(dict.fromkeys(object_id for labels in given for object_id in labels if object_id != 0))
+    until = "" if frame is None else f" up to frame {frame}"
+    if not ids:
+        raise MaskError(f"There is nothing to draw: {mask} states no object{until}. Give a mask with an id above 0.")
+    if wanted is None:
+        return ids[0]
+    if wanted not in ids:
+        raise MaskError(f"--object {wanted} is none of those that {mask} states{until}: {', '.join(map(str, ids))}.")
+    return wanted
 
 
-class _Thinned:
-    """Keeps fewer than `2 * count` columns of a video of any length, evenly spread."""
+def _require_frame(frame: int, last: int) -> None:
+    if frame > last:
+        raise ConfigError(f"--frame {frame} is none of the video's: expected 0 to {last}.")
 
-    def __init__(self, count: int) -> None:
-        self.items: list[MemoryColumn] = []
-        self._count, self._step, self._seen = count, 1, 0
 
-    def takes_next(self) -> bool:
-        """Whether the next column is one to keep; each call counts one."""
-        self._seen += 1
-        return (self._seen - 1) % self._step == 0
-
-    def add(self, column: MemoryColumn) -> None:
-        """Keep a column; of too many every other goes."""
-        self.items.append(column)
-        if len(self.items) == 2 * self._count:
-            del self.items[1::2]
-            self._step *= 2
-
-    def spread(self) -> list[MemoryColumn]:
-        """At most `count` columns."""
-        import numpy as np
-
-        chosen = np.linspace(0, len(self.items) - 1, min(self._count, len(self.items))).round().astype(int)
-        return [self.items[i] for i in chosen]
+def _refuse_masks_outside(numbers: Iterable[int], last: int) -> None:
+    if outside := [number for number in numbers if not 0 <= number <= last]:
+        raise MaskError(f"Masks are given for frames {outside}, but the video ends with frame {last}.")
 
 
 def _labelled(word: str) -> tuple[str, Path]:
@@ -266,7 +262,7 @@ def main(args: list[str]) -> None:
         UserError: The words ask for something that cannot be done.
     """
     parser = argparse.ArgumentParser("lightning_vos report", description="Draw figures.", allow_abbrev=False)
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="trade-off | dynamic-frame")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="trade-off | dynamic-frame | attention")
     plot = kinds.add_parser("trade-off", help="accuracy, speed and memory of tested runs", allow_abbrev=False)
     plot.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="a folder such as runs/mavos_r50/version_1")
     plot.add_argument("--label", action="append", default=[], metavar="NAME=RUN", help="a run under another name")
@@ -274,10 +270,18 @@ def main(args: list[str]) -> None:
     add_input_options(maps)
     maps.add_argument("--layer", type=int, help="of the network, from 1; the last by default")
     maps.add_argument("--columns", type=int, default=6, help="frames to draw (6)")
-    for kind in (plot, maps):
+    heads = kinds.add_parser("attention", help="where each head of HODOR's attention looks", allow_abbrev=False)
+    add_input_options(heads)
+    heads.add_argument("--frame", type=int, metavar="K", help="which frame, from 0; the last by default")
+    heads.add_argument("--object", type=int, dest="object_id", metavar="ID", help="which object; the first by default")
+    heads.add_argument("--layer", type=int, help="of the encoder, from 1; the last by default")
+    for kind in (plot, maps, heads):
         kind.add_argument("--output", type=Path, required=True, metavar="FILE", help="the picture, such as plot.png")
     words = vars(parser.parse_args(args))
-    if words.pop("kind") == "trade-off":
-        trade_off(words["runs"], [_labelled(word) for word in words["label"]], words["output"])
-    else:
-        dynamic_frame(**words)
+    match words.pop("kind"):
+        case "trade-off":
+            trade_off(words["runs"], [_labelled(word) for word in words["label"]], words["output"])
+        case "dynamic-frame":
+            dynamic_frame(**words)
+        case "attention":
+            attention(**words)

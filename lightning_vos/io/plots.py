@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import tempfile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lightning_vos.errors import ConfigError
 from lightning_vos.io.writing import written_beside
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
 _LARGEST = 2500  # area of the largest bubble, in square points
 _PICTURE = 2.4  # width of a picture, in inches
+_HEADS_IN_ROW = 4
+_OPACITY = 0.7  # of logits over a frame
+_DARKENED = 0.6  # brightness of a frame under maps
 
 
 class Bubble(NamedTuple):
@@ -38,6 +43,22 @@ class MemoryColumn(NamedTuple):
     picture: NDArray[np.uint8]  # (H, W, 3) RGB
     reference: NDArray[np.float32]  # (h, w)
     dynamic: NDArray[np.float32]  # (h, w)
+
+
+class HeadMaps(NamedTuple):
+    """Where one head of an attention looks."""
+
+    label: str
+    logits: NDArray[np.float32]  # (h, w), what the softmax is taken of; minus infinity where it cannot look
+    weights: NDArray[np.float32]  # (h, w), what the softmax gives: shares of 1
+
+
+class AttentionMaps(NamedTuple):
+    """Where an attention looks for one object: the pictures of `attention_maps`."""
+
+    mask: NDArray[np.float32]  # (h, w) in [0, 1], of the object
+    heads: list[HeadMaps]
+    covered: tuple[float, float]  # height and width that the maps cover, in pixels of the frame
 
 
 def check_figure_path(path: Path) -> None:
@@ -141,3 +162,74 @@ def memory_maps(title: str, columns: Sequence[MemoryColumn]) -> Figure:
         axis.set_yticks([])
     figure.suptitle(title, fontsize="medium")
     return figure
+
+
+def attention_maps(title: str, frame: NDArray[np.uint8], picture: NDArray[np.uint8], maps: AttentionMaps) -> Figure:
+    """Of each head the logits of an attention and its weights over a darkened frame (HODOR, Figure 3).
+
+    Each map has a scale of its own, from the 1st to the 99th percentile inside and outside of the mask; weights are in
+    percent and begin at 0.
+
+    Args:
+        title: Above all.
+        frame: (H, W, 3) RGB.
+        picture: The same with its masks over it.
+        maps: What is drawn.
+    """
+    height, width = frame.shape[:2]
+    columns = min(_HEADS_IN_ROW, len(maps.heads))
+    blocks = math.ceil(len(maps.heads) / columns)
+    column, row = 1.3 * _PICTURE, _PICTURE * height / width + 0.35  # of a map with its bar and label, in inches
+    top_row = 1.25 * row
+    figure = Figure(figsize=(column * columns, top_row + 2 * blocks * row + 0.6), layout="constrained")
+    top, below = figure.subfigures(2, 1, height_ratios=(top_row, 2 * blocks * row), squeeze=False)[:, 0]
+    extent = (0.0, maps.covered[1], maps.covered[0], 0.0)
+
+    of_frame, of_mask = top.subplots(1, 2)
+    of_frame.imshow(picture)
+    of_frame.set_title("frame and its masks", fontsize="medium")
+    of_mask.imshow(maps.mask, cmap="gray", vmin=0, vmax=1, extent=extent)
+    of_mask.set_title("mask of the object, as the attention has it", fontsize="medium")
+
+    def draw(
+        axis: Axes,
+        values: NDArray[np.floating],
+        limits: tuple[float, float],
+        opacity: NDArray[np.floating],
+        colours: str,
+        beyond: Literal["both", "max"],
+    ) -> None:
+        axis.imshow(frame.mean(axis=2), cmap="gray", vmin=0, vmax=255 / _DARKENED)
+        low, high = limits
+        shown = axis.imshow(values, cmap=colours, vmin=low, vmax=high, alpha=opacity, extent=extent)
+        below.colorbar(shown, ax=axis, extend=beyond, ticks=MaxNLocator(4), aspect=15, pad=0.02)
+
+    axes = below.subplots(2 * blocks, columns, squeeze=False)
+    inside = maps.mask > 0.5
+    for number, head in enumerate(maps.heads):
+        before, after = axes[2 * (number // columns) :, number % columns][:2]
+        before.set_title(head.label, fontsize="medium")
+        limits, percent = _robust_range(head.logits, inside), 100 * head.weights
+        top = _robust_range(percent, inside)[1] or 1.0
+        # Where it cannot look, or does not, the frame stays as it is.
+        draw(before, head.logits, limits, np.where(np.isfinite(head.logits), _OPACITY, 0), "viridis", "both")
+        draw(after, percent, (0.0, top), np.clip(percent / top, 0, 1), "inferno", "max")
+    for axis in axes[0::2, 0]:
+        axis.set_ylabel("before the softmax")
+    for axis in axes[1::2, 0]:
+        axis.set_ylabel("after it, in %")
+    for axis in axes.flat:
+        axis.set_visible(bool(axis.images))
+    for axis in (of_frame, of_mask, *axes.flat):
+        axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _robust_range(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """From the 1st to the 99th percentile, taken inside and outside of a mask apart, so that a small one counts."""
+    parts = [part[np.isfinite(part)] for part in (values[inside], values[~inside])]
+    ends = [np.percentile(part, (1, 99)) for part in parts if part.size]
+    if not ends:
+        return 0.0, 1.0
+    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))

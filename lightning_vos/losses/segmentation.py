@@ -5,6 +5,8 @@ Shapes: B batch, N object slots, H W pixels. A slot without an object has a logi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,3 +79,32 @@ class BootstrappedJaccard(nn.Module):
         """(B,) losses of (B, 1 + N, H, W) logits and (B, H, W) labels after `progress` in [0, 1] of training."""
         entropy = bootstrapped_cross_entropy(logits, labels, self.kept(progress))
         return 0.5 * entropy + 0.5 * soft_jaccard(logits, labels)
+
+
+class DiceAndCrossEntropy(NamedTuple):
+    """A loss and its parts."""
+
+    total: Tensor  # ()
+    dice: Tensor  # ()
+    cross_entropy: Tensor  # ()
+
+
+def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> DiceAndCrossEntropy:
+    """The loss of HODOR: soft dice over all objects at once, plus plain cross entropy.
+
+    Objects, predictions and pixels of a sample count together in the dice, so large objects count more; it is 0 where
+    they do not meet the truth at all (published code).
+
+    Args:
+        logits: (B, 1 + N, P, H, W) of P predictions.
+        labels: (B, P, H, W) int64; `IGNORED` pixels are left out, one of the others there must be.
+    """
+    known = labels != IGNORED
+    cross_entropy = F.cross_entropy(logits, labels, ignore_index=IGNORED)
+    probabilities = (logits.softmax(dim=1)[:, 1:] * known[:, None]).flatten(1)
+    slots = torch.arange(1, logits.shape[1], device=labels.device).view(1, -1, 1, 1, 1)
+    truth = (labels[:, None] == slots).to(probabilities.dtype).flatten(1)
+    overlap = 2 * (probabilities * truth).mean(dim=1)
+    extent = (probabilities + truth).mean(dim=1)
+    dice = torch.where(overlap > 1e-6, 1 - (overlap + 1e-6) / (extent + 1e-6), 0.0).mean()
+    return DiceAndCrossEntropy(dice + cross_entropy, dice, cross_entropy)

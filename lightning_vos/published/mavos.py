@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from timm.models.swin_transformer import get_relative_position_index
 
 from lightning_vos.backbones import MOBILENETV2_FROM_TORCHVISION, Backbone
 from lightning_vos.layers.swin import SWIN_FROM_PUBLISHED
+from lightning_vos.published.names import SWIN_INDEX, index_tables, renamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +123,6 @@ _GATED = _modules(_GATED_LAYER) | {"LSTT.decoder_norms.0.gn": "transformer.norm"
 _AOT = _modules(_AOT_LAYER) | {f"LSTT.decoder_norms.{n}": f"transformer.norms.{n}" for n in range(_LAYERS)}
 _MOBILENETV2 = {f"encoder.{theirs}": f"backbone.body.{ours}" for theirs, ours in MOBILENETV2_FROM_TORCHVISION.items()}
 _SWIN = {f"encoder.{theirs}": f"backbone.body.{ours}" for theirs, ours in SWIN_FROM_PUBLISHED.items()}
-_SWIN_INDEX = "attn.relative_position_index"
 _UNUSED = "LSTT.mask_token"
 
 
@@ -170,14 +169,14 @@ def recognize(state: Mapping[str, Tensor]) -> str | None:
 
 def essential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published state dict less what a network makes itself, Swin's index tables, or never uses, AOT's mask token."""
-    return {name: value for name, value in state.items() if not name.endswith(_SWIN_INDEX) and name != _UNUSED}
+    return {name: value for name, value in state.items() if not name.endswith(SWIN_INDEX) and name != _UNUSED}
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Entries of a published state dict under our names; one that has no place here keeps its own."""
     is_aot = "LSTT.layers.0.linear1.weight" in state
     return {
-        _renamed(name, (_AOT if is_aot else _GATED) | _SWIN | _MOBILENETV2, "encoder.", "backbone.body."): value
+        renamed(name, (_AOT if is_aot else _GATED) | _SWIN | _MOBILENETV2, "encoder.", "backbone.body."): value
         for name, value in essential(state).items()
     }
 
@@ -192,21 +191,8 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "backbone.body.conv_stem.weight" in state:  # a ResNet has modules of the same names
         table = table | _MOBILENETV2
     names = {ours: theirs for theirs, ours in table.items()}
-    published = {_renamed(name, names, "backbone.body.", "encoder."): value for name, value in state.items()}
+    published = {renamed(name, names, "backbone.body.", "encoder."): value for name, value in state.items()}
     if is_aot:
         published[_UNUSED] = torch.zeros(1, 1, state["projector.weight"].shape[0])
-    for name in [name for name in published if name.startswith("encoder.") and name.endswith("position_bias_table")]:
-        window = (int(published[name].shape[0] ** 0.5) + 1) // 2
-        published[name.replace("relative_position_bias_table", "relative_position_index")] = (
-            get_relative_position_index(window, window)
-        )
+    published |= index_tables(published, "encoder.")
     return published
-
-
-def _renamed(name: str, table: Mapping[str, str], encoder: str, other_encoder: str) -> str:
-    """A name by the table, of an entry or of its module; modules of the encoder that are not in it keep theirs."""
-    if name in table:
-        return table[name]
-    module, _, kind = name.rpartition(".")
-    plain = other_encoder + module.removeprefix(encoder) if module.startswith(encoder) else module
-    return f"{table.get(module, plain)}.{kind}"

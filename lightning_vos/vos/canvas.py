@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN
 from torch import Tensor
 
 
 class View(NamedTuple):
-    """The two sizes of a video in a network, in pixels."""
+    """The sizes of a video in a network, in pixels."""
 
     frame: tuple[int, int]  # (H, W) of the video, and of every result
-    network: tuple[int, int]  # (h, w) of what the network sees
+    content: tuple[int, int]  # (h, w) that a frame is resized to
+    network: tuple[int, int]  # (h, w) of what the network sees: the content, and padding right of it and below it
 
 
 @dataclass(frozen=True)
-class Canvas:
+class Canvas(ABC):
     """The sizes a network can see, and how frames are brought to one.
+
+    Attributes:
+        multiple: What the sides of what it sees are multiples of, see the subclasses.
+    """
+
+    multiple: int
+
+    @abstractmethod
+    def view(self, frame: tuple[int, int], size: tuple[int, int] | None = None, scale: float | None = None) -> View:
+        """The view of a video.
+
+        Args:
+            frame: (H, W) of the video in pixels.
+            size: (h, w) to work at, rounded to what the network can see; None for the canvas's own rule.
+            scale: Of this view where several are tested; None where one is.
+        """
+
+    @abstractmethod
+    def enter(self, frames: Tensor, view: View) -> Tensor:
+        """Bring (B, 3, H, W) frames to the network's size."""
+
+
+@dataclass(frozen=True)
+class ResizingCanvas(Canvas):
+    """Resizes frames to sides that fit; how AOT, DeAOT and MAVOS see them.
 
     Attributes:
         multiple: Network sides are k * multiple + 1 with `align_corners`, else k * multiple.
@@ -32,14 +61,9 @@ class Canvas:
     long_side: int | None = 1040
     short_side: int | None = 624
 
-    def view(self, height: int, width: int, scale: float | None = None) -> View:
-        """The view of a video of (height, width) pixels: shrink to the limits, scale, then round half to even.
-
-        Args:
-            height: Of the video.
-            width: Of the video.
-            scale: Of this view where several are tested; None where one is, to which `short_side` does not apply.
-        """
+    def view(self, frame: tuple[int, int], size: tuple[int, int] | None = None, scale: float | None = None) -> View:
+        """As `Canvas.view`: shrink to the limits, scale, then round half to even."""
+        height, width = size or frame
         shrink = 1.0
         if scale is not None and self.short_side:
             shrink = min(shrink, self.short_side / min(height, width))
@@ -52,10 +76,71 @@ class Canvas:
             steps = round((int(length * factor) - extra) / self.multiple)
             return max(steps, 1) * self.multiple + extra
 
-        return View((height, width), (side(height), side(width)))
+        network = (side(height), side(width))
+        return View(frame, network, network)
 
     def enter(self, frames: Tensor, view: View) -> Tensor:
         """Resize (B, 3, H, W) frames to the network's size; bicubic, not clipped, as the published evaluation does."""
         if view.frame == view.network:
             return frames
         return F.interpolate(frames, view.network, mode="bicubic", align_corners=False)
+
+
+@dataclass(frozen=True)
+class PaddingCanvas(Canvas):
+    """Resizes frames to a short side, up or down, keeps their shape and pads them; how HODOR sees them.
+
+    Attributes:
+        multiple: Network sides are multiples of it.
+        short_side: Of a resized frame.
+        long_side: The most that its long side gets; None for no limit.
+    """
+
+    multiple: int = 32
+    short_side: int = 512
+    long_side: int | None = 987
+
+    def __post_init__(self) -> None:
+        is_shorter = self.long_side is not None and self.long_side < self.short_side
+        if min(self.multiple, self.short_side) < 1 or is_shorter:
+            raise ValueError(
+                f"PaddingCanvas: multiple={self.multiple}, short_side={self.short_side}, long_side={self.long_side}; "
+                "expected at least 1 of each, and a long side that is no shorter than the short one"
+            )
+
+    def view(self, frame: tuple[int, int], size: tuple[int, int] | None = None, scale: float | None = None) -> View:
+        """As `Canvas.view`; a frame without a `size` is resized to the limits, each side rounded half to even."""
+        factor = scale or 1.0
+        if size is None:
+            fitting = self.short_side / min(frame)
+            if self.long_side:
+                fitting = min(fitting, self.long_side / max(frame))
+            factor *= fitting
+        height, width = (max(round(side * factor), 1) for side in size or frame)
+        return View(frame, (height, width), (height + -height % self.multiple, width + -width % self.multiple))
+
+    def enter(self, frames: Tensor, view: View) -> Tensor:
+        """Resize (B, 3, H, W) frames bilinearly and pad them right and below with the mean colour of ImageNet."""
+        if view.frame != view.content:
+            frames = F.interpolate(frames, view.content, mode="bilinear", align_corners=False)
+        if view.content == view.network:
+            return frames
+        mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=frames.device, dtype=frames.dtype).view(1, 3, 1, 1)
+        return _padded(frames - mean, view) + mean
+
+    def enter_planes(self, planes: Tensor, view: View) -> Tensor:
+        """Resize (B, N, H, W) planes in {0, 1} bilinearly, call a half or less background, and pad them with 0."""
+        if view.frame != view.content:
+            planes = (F.interpolate(planes, view.content, mode="bilinear", align_corners=False) > 0.5).float()
+        return _padded(planes, view)
+
+    def leave(self, maps: Tensor, view: View) -> Tensor:
+        """Cut the padding off (B, C, h, w) maps of the network's size and resize them bilinearly to the frame's."""
+        maps = maps[:, :, : view.content[0], : view.content[1]]
+        if view.frame == view.content:
+            return maps
+        return F.interpolate(maps, view.frame, mode="bilinear", align_corners=False)
+
+
+def _padded(maps: Tensor, view: View) -> Tensor:
+    return F.pad(maps, (0, view.network[1] - view.content[1], 0, view.network[0] - view.content[0]))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import resource
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.results import MaskWriter, ScoreWriter, SubmissionWriter
@@ -21,11 +25,15 @@ from lightning_vos.structures import ScoredVideo
 from lightning_vos.vos.track import Remembering, track
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lightning.pytorch.callbacks import Callback
 
+    from lightning_vos.vos.canvas import View
     from lightning_vos.vos.network import VOSNetwork
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 _QUICK = (TrainerFn.FITTING, TrainerFn.VALIDATING)  # one pass over every video
 _GROUPED = tuple(f"{name}_{group}" for name in ("J", "F") for group in ("seen", "unseen"))
@@ -39,6 +47,8 @@ class VOSModule(L.LightningModule):
         network: The network.
         weights: A checkpoint of ours or a published file to start from, for training and for testing.
         weights_may_lack: Beginnings of entry names of the network that `weights` need not have, such as `policy`.
+        activation_checkpointing: Whether training keeps what passes between the steps of a clip alone, and computes the
+            inside of each step again in the backward pass: less memory, more time, the same gradients.
         flip: Whether `test` and `predict` see every frame flipped, too, as `Tracker` does.
         scales: The scales at which `test` and `predict` see every frame, as `Tracker` does.
 
@@ -54,6 +64,7 @@ class VOSModule(L.LightningModule):
         weights: str | None = None,
         weights_may_lack: Sequence[str] = (),
         *,
+        activation_checkpointing: bool = False,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
     ) -> None:
@@ -61,6 +72,7 @@ class VOSModule(L.LightningModule):
         self.network = network
         self.weights = weights
         self.weights_may_lack = tuple(weights_may_lack)
+        self.activation_checkpointing = activation_checkpointing
         self.flip, self.scales = flip, tuple(scales)
         self.scores = RegionBoundary()
         self._frames, self._seconds = 0, 0.0
@@ -126,6 +138,25 @@ class VOSModule(L.LightningModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         """Masks, scores and submissions of `test` and `predict` are always written."""
         return [MaskWriter(), ScoreWriter(), SubmissionWriter()]
+
+    def call(self, part: Callable[P, Result], *arguments: P.args, **keywords: P.kwargs) -> Result:
+        """Call a part of the training's forward pass as `activation_checkpointing` says."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(partial(part, *arguments, **keywords), use_reentrant=False)
+        return part(*arguments, **keywords)
+
+    def encode_clip(self, frames: Tensor, view: View) -> list[Any]:
+        """Features of (B, T, 3, H, W) clips, one entry a frame; in one batch unless activations are not kept."""
+        network, (clips, length) = self.network, frames.shape[:2]
+        if self.activation_checkpointing:
+            each = (network.canvas.enter(frames[:, time], view) for time in range(length))
+            return [self.call(network.encode, entered) for entered in each]
+        features = network.encode(network.canvas.enter(frames.flatten(0, 1), view))
+
+        def of_frame(maps: Tensor, time: int) -> Tensor:
+            return maps.unflatten(0, (clips, length))[:, time]
+
+        return [apply_to_collection(features, Tensor, of_frame, time) for time in range(length)]
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""

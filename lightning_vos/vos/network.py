@@ -31,7 +31,7 @@ class Masks(NamedTuple):
     logits: Tensor  # (B, 1 + N, H, W), for losses
     probabilities: Tensor  # (B, 1 + N, H, W)
     labels: Tensor  # (B, H, W) int64, slot number + 1, 0 = background
-    planes: Tensor  # (B, 1 + N, h, w), what is remembered of the frame
+    planes: Tensor  # (B, 1 + N, h, w), what is remembered; without chunks the network's choice, slots last
 
 
 class VOSNetwork(nn.Module, ABC, Generic[Memory]):
@@ -39,13 +39,14 @@ class VOSNetwork(nn.Module, ABC, Generic[Memory]):
 
     Attributes:
         canvas: The sizes it can see.
-        capacity: Slots of one memory; more objects go to further memories, called chunks.
+        capacity: Slots of one memory; more objects go to further memories, called chunks. None: a memory takes any
+            number, and there is one.
         train_rules: Rules of the memory in training.
         test_rules: Rules of the memory everywhere else.
     """
 
     canvas: Canvas
-    capacity: int
+    capacity: int | None
     train_rules: Any
     test_rules: Any
 
@@ -63,9 +64,16 @@ class VOSNetwork(nn.Module, ABC, Generic[Memory]):
 
     @abstractmethod
     def segment(
-        self, features: Any, memory: Memory, *, time: int, given: Given | None = None, sources: Tensor | None = None
+        self,
+        features: Any,
+        memory: Memory,
+        view: View,
+        *,
+        time: int,
+        given: Given | None = None,
+        sources: Tensor | None = None,
     ) -> tuple[Tensor, Memory]:
-        """Raw decoder logits (B, 1 + N, h', w') of a frame, and the memory that has seen it."""
+        """Raw decoder logits of a frame, of the N slots last, (B, .. + N, h', w'), and the memory that has seen it."""
 
     @abstractmethod
     def resolve(
@@ -75,7 +83,7 @@ class VOSNetwork(nn.Module, ABC, Generic[Memory]):
 
     @abstractmethod
     def planes(self, labels: Tensor, slots: int, view: View) -> Tensor:
-        """What is remembered of (B, H, W) labels over `slots` slots: (B, 1 + slots, h, w)."""
+        """What is remembered of (B, H, W) labels over `slots` slots: (B, .. + slots, h, w), as in `Masks`."""
 
     @abstractmethod
     def memorize(
@@ -88,7 +96,11 @@ class VOSNetwork(nn.Module, ABC, Generic[Memory]):
         given: Given | None = None,
         last: bool = False,
     ) -> Memory:
-        """The memory after a frame with (B, 1 + N, h, w) planes; a reference if something is given."""
+        """The memory after a frame with such planes; a reference if something is given."""
+
+    def keep(self, memory: Memory, slots: Tensor) -> Memory:
+        """The memory with only the (K,) slots; asked for where `capacity` is None, lest removed objects add up."""
+        raise NotImplementedError(f"{type(self).__name__} has a capacity, so its slots stay")
 
 
 def advance(
@@ -112,7 +124,7 @@ def advance(
         view: The sizes of the video.
         time: Number of the frame.
         given: An annotation of this frame, over the slots of all chunks.
-        forced: (B, 1 + N, h, w) planes to remember instead of the network's own, over the slots of all chunks.
+        forced: Planes to remember instead of the network's own, over the slots of all chunks.
         sources: (B, R) times to read, None for all.
         last: Whether no frame follows.
 
@@ -127,7 +139,7 @@ def advance(
         if part is not None and bool((part.stated | ~memory.valid).all()):
             logits.append(None)
         else:
-            logit, memory = network.segment(features, memory, time=time, given=part, sources=sources)
+            logit, memory = network.segment(features, memory, view, time=time, given=part, sources=sources)
             logits.append(logit)
         seen.append(memory)
     masks = network.resolve(tuple(logits), tuple(seen), view, given)
@@ -135,7 +147,7 @@ def advance(
     return masks, tuple(
         network.memorize(
             features,
-            _part_of(remembered, slots),
+            remembered if len(chunks) == 1 else _part_of(remembered, slots),
             memory,
             time=time,
             given=None if given is None else Given(given.planes[:, slots], given.stated[:, slots]),
@@ -154,8 +166,6 @@ def _chunks(memories: tuple[Any, ...]) -> list[slice]:
 
 def _part_of(planes: Tensor, slots: slice) -> Tensor:
     """The planes of one chunk; what other chunks hold is its background."""
-    if slots.start == 0 and slots.stop == planes.shape[1] - 1:
-        return planes
     objects = planes[:, 1:]
     others = objects[:, : slots.start].sum(1, keepdim=True) + objects[:, slots.stop :].sum(1, keepdim=True)
     return torch.cat([planes[:, :1] + others, objects[:, slots]], dim=1)

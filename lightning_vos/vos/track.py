@@ -33,7 +33,7 @@ class _Pass:
     scale: float | None  # None where there is one scale
     is_flipped: bool
     view: View | None = None
-    memories: tuple[Any, ...] = ()  # one for each chunk of `network.capacity` objects
+    memories: tuple[Any, ...] = ()  # one for each chunk of `network.capacity` objects, or one for all
 
     def turned(self, picture: Tensor) -> Tensor:
         """A (..., H, W) picture as this pass sees it, or back."""
@@ -82,7 +82,7 @@ class Tracker:
 
     @property
     def memories(self) -> tuple[Any, ...]:
-        """The network's memories: of each pass one for each chunk of `network.capacity` objects."""
+        """The network's memories: of each pass one for each chunk of `network.capacity` objects, or one for all."""
         return tuple(memory for one in self._passes for memory in one.memories)
 
     @property
@@ -145,7 +145,7 @@ class Tracker:
         return one.turned(masks.labels[0]), one.turned(masks.probabilities[0])
 
     def remove(self, object_ids: Iterable[int]) -> None:
-        """Stop tracking objects; their slots are not used again, so the others are not disturbed.
+        """Stop tracking objects; their slots are not given to others, which are not disturbed.
 
         Raises:
             MaskError: if an id is not tracked.
@@ -154,12 +154,21 @@ class Tracker:
         if unknown := removed - set(self.object_ids):
             raise MaskError(f"Objects {unknown} cannot be removed: the tracked objects are {list(self.object_ids)}.")
         slots = [None if i in removed else i for i in self._slots]
-        # A chunk without objects goes, so that what comes and goes does not add up.
-        chunks = [slots[start : start + self.network.capacity] for start in range(0, len(slots), self.network.capacity)]
-        kept = [number for number, chunk in enumerate(chunks) if any(i is not None for i in chunk)]
-        self._slots = [i for number in kept for i in chunks[number]]
+        # What comes and goes must not add up: where one memory holds all objects its slots go, else empty chunks.
+        capacity = self.network.capacity
+        if capacity is None:
+            kept = torch.tensor(
+                [n for n, i in enumerate(slots) if i is not None], device=self._device, dtype=torch.long
+            )
+            self._slots = [i for i in slots if i is not None]
+            for one in self._passes:
+                one.memories = tuple(self.network.keep(memory, kept) for memory in one.memories if self._slots)
+            return
+        chunks = [slots[start : start + capacity] for start in range(0, len(slots), capacity)]
+        used = [number for number, chunk in enumerate(chunks) if any(i is not None for i in chunk)]
+        self._slots = [i for number in used for i in chunks[number]]
         for one in self._passes:
-            one.memories = tuple(one.memories[number] for number in kept)
+            one.memories = tuple(one.memories[number] for number in used)
         self._mark_valid()
 
     @property
@@ -182,7 +191,7 @@ class Tracker:
             raise FrameError(f"Frame 0 has values up to {brightest:.0f}, expected RGB in [0, 1]: divide pixels by 255.")
         for one in self._passes:
             if one.view is None:
-                one.view = View(size, self.network.canvas.view(*(self._size or size), one.scale).network)
+                one.view = self.network.canvas.view(size, self._size, one.scale)
             elif one.view.frame != size:
                 raise FrameError(
                     f"Frame {self._time} is {size}, but the video began with {one.view.frame} (height, width)."
@@ -199,17 +208,22 @@ class Tracker:
 
     def _add(self, object_ids: list[int]) -> None:
         self._slots += [i for i in object_ids if i not in self._slots]
-        while self._capacity < len(self._slots):
-            valid = torch.zeros(1, self.network.capacity, dtype=torch.bool, device=self._device)
-            for one in self._passes:
+        if not self._slots:
+            return
+        capacity = self.network.capacity or len(self._slots)
+        for one in self._passes:
+            while len(one.memories) * capacity < len(self._slots):
+                valid = torch.zeros(1, capacity, dtype=torch.bool, device=self._device)
                 one.memories += (self.network.start(valid, self.network.test_rules),)
         self._mark_valid()
 
     def _mark_valid(self) -> None:
-        used = torch.zeros(1, self._capacity, dtype=torch.bool, device=self._device)
+        chunks = len(self._passes[0].memories)
+        capacity = self.network.capacity or len(self._slots)
+        used = torch.zeros(1, chunks * capacity, dtype=torch.bool, device=self._device)
         used[0, [n for n, i in enumerate(self._slots) if i is not None]] = True
         for one in self._passes:
-            parts = used.split([memory.valid.shape[1] for memory in one.memories], dim=1)
+            parts = used.split(capacity, dim=1) if chunks else ()
             one.memories = tuple(with_valid(memory, part) for memory, part in zip(one.memories, parts, strict=True))
 
     def _to_slots(self, labels: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from rich.console import Console
 from lightning_vos.benchmarks import process
 from lightning_vos.benchmarks.frame import allocated_at_peak, measure_frame
 from lightning_vos.benchmarks.memory import MIB, Curves, FrameRow, Summary, curves, measure_memory, summarize
+from lightning_vos.benchmarks.training import StepCost, draw_clips, measure_training
 from lightning_vos.benchmarks.workload import Setting, SyntheticVideo
-from lightning_vos.commands.benchmark import _print_summaries
+from lightning_vos.commands.benchmark import _print_summaries, _step_costs, build_module
 from lightning_vos.commands.inputs import choose_device
 from lightning_vos.errors import ConfigError
 from lightning_vos.models.mavos.memory import Append, Capped, MemoryRules, ReferenceOnly
@@ -78,6 +79,15 @@ def test_the_video_is_the_same_each_time_and_moves(objects):
         assert first.frame(number).min() >= 0
         assert first.frame(number).max() <= 1
     assert not torch.equal(first.frame(0), first.frame(5))
+
+
+def test_labels_move_with_the_picture():
+    video = SyntheticVideo((40, 56), 2)
+    assert torch.equal(video.mask(0), video.first_mask)
+    assert video.mask(9).unique().tolist() == [0, 1, 2]
+    # the picture at frame 9 begins 25 pixels lower and 12 further left than at frame 0
+    assert torch.equal(video.frame(9)[:, :15, 12:], video.frame(0)[:, 25:, :44])
+    assert torch.equal(video.mask(9)[:15, 12:], video.mask(0)[25:, :44])
 
 
 @pytest.mark.parametrize(
@@ -161,6 +171,30 @@ def test_the_costs_of_a_frame(memory, sizes):
     assert all(cost.seconds > 0 for name, cost in by_name.items() if name != "propagate")
     assert by_name["local attention, one layer"].memory_bytes > 25 * 2 * 64 * 4  # its values alone
     assert "aten::" in table
+
+
+def test_the_cost_of_a_training_step(here):
+    steps = []
+    costs = []
+    for is_checkpointed in (False, True):
+        module = build_module(str(RECIPE), is_checkpointed=is_checkpointed)
+        assert module.activation_checkpointing == is_checkpointed
+        before = [parameter.clone() for parameter in module.parameters()]
+        module.on_before_zero_grad = lambda optimizer: steps.append(optimizer)
+        (cost,) = measure_training(module, setting(), length=4, batch=2, repeats=2)
+        costs.append(cost)
+        assert any(not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
+    assert len(steps) == 2 * 3  # the first of each is not counted
+    assert all(cost.seconds > 0 and cost.memory_bytes >= 0 for cost in costs)
+    assert not list(here.rglob("*.ckpt"))
+
+
+def test_drawn_clips_are_labelled_everywhere():
+    clip = draw_clips(setting(objects=3), length=4, batch=2)
+    assert (clip.frames.shape, clip.masks.shape) == ((2, 4, 3, 33, 33), (2, 4, 33, 33))
+    assert clip.objects.tolist() == [3, 3]
+    assert (clip.masks.dtype, clip.masks.unique().tolist()) == (torch.int64, [0, 1, 2, 3])
+    assert len({frame.numpy().tobytes() for frame in clip.frames.flatten(0, 1)}) == 8
 
 
 def test_an_update_is_that_of_the_fullest_bank(monkeypatch):
@@ -328,6 +362,43 @@ def test_frames_of_two_recipes(command, here):
     assert finished.out.count("Self CPU time total") == 2
 
 
+def test_training_of_two_recipes(command, here, monkeypatch):
+    def measured(function: Callable[..., Iterator[Any]], recipe: str, *arguments: Any) -> Iterator[Any]:
+        is_checkpointed, _, length, batch, repeats = arguments
+        assert (function, batch, repeats) == (_step_costs, 2, 1)
+        if length == 3 and recipe == "growing":
+            raise ConfigError("Clips of 3 frames are too short:\nset another length.")
+        if length == 9:
+            raise process.StoppedError("out of memory")
+        yield StepCost(0.1 * length * (1 + is_checkpointed), length * MIB * (10 - is_checkpointed))
+
+    monkeypatch.setattr(process, "in_fresh_process", measured)
+    words = ("--lengths", "3", "8", "9", "--batch", "2", "--repeats", "1", *SMALL)
+    finished = command("benchmark", "training", "growing", str(RECIPE), *words)
+    assert finished.status == 0, finished.err
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
+    figures = [row for row in rows if row[1]]
+    assert figures == [
+        ["clips of 8", "1.00", "800", "1.00", "80"],
+        ["clips of 8, checkpointed", "2.00", "1600", "0.90", "72"],
+        ["clips of 3", "0.38", "300", "0.38", "30"],
+        ["clips of 3, checkpointed", "0.75", "600", "0.34", "27"],
+        ["clips of 8", "1.00", "800", "1.00", "80"],
+        ["clips of 8, checkpointed", "2.00", "1600", "0.90", "72"],
+    ]
+    text = " ".join(row[0] for row in rows)
+    assert text.count("Clips of 3 frames are too short") == 2
+    assert text.count("out of memory") == 4
+    assert "another length" not in text
+
+
+def test_training_that_cannot_be_measured_is_told(command, here, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    finished = command("benchmark", "training", str(RECIPE), "--lengths", "3", *SMALL)
+    assert "Clips of 3 frames are too short" in finished.out
+    refused(finished, "Nothing was measured")
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -343,6 +414,8 @@ def test_frames_of_two_recipes(command, here):
         (("frame", "growing", "--device", "meta"), ("--device meta cannot be used here",)),
         (("frame", "growing", "--objects", "11"), ("11 objects take several memories", "--objects 10")),
         (("frame", "growing", "--repeats", "0"), ("--repeats 0 measures nothing",)),
+        (("training", "wrong"), ("unknown key 'model.network.windw'",)),
+        (("training", "growing", "--lengths", "8", "0"), ("--lengths 8 0 --batch 1 --repeats 3 measures nothing",)),
     ],
 )
 def test_mistakes_are_told(command, here, words, parts):

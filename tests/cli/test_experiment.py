@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 TINY = Path(__file__).parents[1] / "end_to_end" / "tiny.yaml"
@@ -126,6 +127,126 @@ def test_every_row_is_built_before_the_first_is_trained(command, comparison, ove
     assert said in refused.err
     assert len(refused.err.splitlines()) <= 8
     assert not (comparison.parent / "runs").exists()
+
+
+CHAIN = {
+    "cycle": {"start": "folded", "overrides": {"model.network.window": 7}},
+    "folded": {"start": "base", "configs": ["memory/append.yaml"]},
+    "base": {"seeds": [3, 4, 5]},
+}
+
+
+def last_checkpoint(name, version):
+    return f"runs/experiments/memories/{name}/tiny/version_{version}/checkpoints/last.ckpt"
+
+
+def trained(name, version):
+    path = Path(last_checkpoint(name, version))
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+def test_a_row_that_starts_from_another_is_printed_after_it(command, comparison):
+    change(comparison, rows=CHAIN)
+    printed = command("experiment", "run", str(comparison), "cycle", "--print")
+    assert printed.status == 0, printed.err
+    lines = [shlex.split(line) for line in printed.out.splitlines()]
+    starts = [word for line in lines for word in line if word.startswith("--model.weights=")]
+    names = ["base-seed3", "folded-seed3", "cycle-seed3", "base-seed4", "folded-seed4", "cycle-seed4"]
+    assert [line[1] for line in lines] == ["fit", "test"] * 6
+    assert [words[-1].rpartition("/")[2] for words in (line[:-1] for line in lines[1::2])] == names
+    assert starts == [f"--model.weights={last_checkpoint(names[i], 0)}" for i in (0, 1, 3, 4)]
+    assert [line[-1] for line in lines[2:5:2]] == starts[:2]  # of fit alone
+    trained("base-seed3", 0)  # is no result yet: the next training has a folder of its own
+    assert last_checkpoint("base-seed3", 1) in command("experiment", "run", str(comparison), "cycle", "--print").out
+    store(comparison, "base-seed3", measures={})
+    assert last_checkpoint("base-seed3", 0) in command("experiment", "run", str(comparison), "cycle", "--print").out
+
+
+def test_a_row_goes_on_from_the_last_weights_of_another(command, comparison, monkeypatch):
+    far = {"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1}}}
+    rows = {"cycle": {"start": "base", "overrides": {"trainer.max_steps": 1}, "seeds": [3]}, "base": {"overrides": far}}
+    change(comparison, rows=rows, measures=[])
+    ran = []
+
+    def finish(words):
+        ran.append((words[0], words[-1]))
+        return 0 if words[0] == "test" else command(*words, "--trainer.limit_val_batches=0").status
+
+    monkeypatch.setattr("lightning_vos.commands.experiment._finish", finish)
+    finished = command("experiment", "run", str(comparison), "cycle")
+    assert finished.status == 0, finished.err
+    test = ("test", "--ckpt_path=last")
+    own_folder = "--trainer.logger.init_args.save_dir=runs/experiments/memories/base-seed3"
+    start = f"--model.weights={last_checkpoint('base-seed3', 0)}"
+    assert ran == [("fit", own_folder), test, ("fit", start), test]
+    states = [
+        torch.load(last_checkpoint(f"{name}-seed3", 0), weights_only=True)["state_dict"] for name in ("base", "cycle")
+    ]
+    before, after = (state["network.assignment.norm.bias"] for state in states)
+    assert 0 < (after - before).abs().max() < 0.01 < 0.05 < before.abs().min()  # a fresh one is 0
+    result = json.loads((comparison.with_suffix("") / "cycle-seed3.json").read_text())
+    assert "base: --seed_everything=3" in result["words"]
+    assert "version_" not in str(result["words"])
+
+
+def test_the_newest_training_of_a_row_is_started_from(command, comparison, monkeypatch):
+    change(comparison, rows=CHAIN, seeds=[3])
+    commands = []
+    monkeypatch.setattr("lightning_vos.commands.experiment._finish", lambda words: commands.append(words) or 0)
+    os.utime(trained("base-seed3", 0), (1, 1))
+    trained("base-seed3", 2)
+    store(comparison, "base-seed3", measures={"test/J&F": 50.0})
+    run = command("experiment", "run", str(comparison), "folded")
+    assert run.status == 0, run.err
+    assert [words[0] for words in commands] == ["fit", "test"]
+    assert commands[0][-1] == f"--model.weights={last_checkpoint('base-seed3', 2)}"
+    change(comparison, rows=CHAIN | {"base": {"overrides": {"trainer.max_steps": 4}}})
+    (comparison.with_suffix("") / "base-seed3.json").unlink()
+    refused = command("experiment", "list", str(comparison))  # other weights to start from
+    assert "folded-seed3.json belongs to other settings" in refused.err
+    assert "today: 'base: --trainer.max_steps=4'\n" in refused.err
+
+
+def test_a_row_cannot_start_from_a_checkpoint_that_is_gone(command, comparison):
+    change(comparison, rows=CHAIN, seeds=[3])
+    path = store(comparison, "base-seed3", measures={"test/J&F": 50.0})
+    refused = command("experiment", "run", str(comparison), "cycle")
+    assert refused.status == 2
+    assert "folded, seed 3 starts from base, which has a result but no checkpoint in runs/" in refused.err
+    assert f"remove {path.parent.name}" in refused.err.replace(f"{comparison.parent}/", "")
+    assert not (comparison.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"a": {"start": "b"}, "b": {"start": "a"}}, "Rows start from each other: a from b from a."),
+        ({"a": {"start": "a"}}, "Rows start from each other: a from a."),
+        ({"a": {"start": "c"}, "b": None}, "Row a starts from c, but the rows are a, b."),
+        ({"a": {"start": "b"}, "b": {"seeds": [4]}}, "Row a has seeds [3], but b, which it starts from, has not."),
+    ],
+)
+def test_rows_that_start_from_nothing_are_refused(command, comparison, rows, said):
+    change(comparison, rows=rows)
+    for verb in ("run", "list"):
+        refused = command("experiment", verb, str(comparison))
+        assert refused.status == 2
+        assert f"error: {comparison}: {said}" in refused.err
+        assert len(refused.err.splitlines()) <= 8
+
+
+def test_a_row_has_seeds_of_its_own(command, comparison):
+    change(comparison, rows={"wide": {"seeds": [9, 4]}, "append": None})
+    printed = command("experiment", "run", str(comparison), "--print")
+    folders = [shlex.split(line)[-1].rpartition("/")[2] for line in printed.out.splitlines()[::2]]
+    assert folders == ["append-seed3", "wide-seed4", "append-seed4", "wide-seed9"]
+    for seed, value in ((4, 50.0), (9, 60.0), (3, 99.0)):
+        store(comparison, f"wide-seed{seed}", measures={"test/J&F": value})
+    shown = command("experiment", "list", str(comparison)).out
+    (row,) = [line for line in shown.splitlines() if "wide" in line]
+    assert row.split()[:6] == ["wide", "2", "55.0", "(50.0", "to", "60.0)"]
 
 
 def test_results_of_several_seeds_are_shown_with_their_spread(command, comparison):

@@ -12,13 +12,16 @@ import torch
 import yaml
 from PIL import Image
 
-from lightning_vos.commands.report import _BankReader, _Thinned
 from lightning_vos.errors import ConfigError
+from lightning_vos.figures.dynamic_frame import BankReader, Thinned
 from lightning_vos.io import plots
 from lightning_vos.io.frames import read_frame, to_tensor
 from lightning_vos.io.masks import VOC_PALETTE, read_mask, write_mask
-from lightning_vos.io.plots import Bubble, MemoryColumn, trade_off
+from lightning_vos.io.plots import AttentionMaps, Bubble, HeadMaps, MemoryColumn, attention_maps, trade_off
+from lightning_vos.models.hodor.encoder import initial_descriptors
+from lightning_vos.models.hodor.network import HODORNetwork
 from lightning_vos.published import load_network
+from lightning_vos.vos.canvas import PaddingCanvas
 from lightning_vos.vos.track import Tracker
 
 TINY = Path(__file__).parents[1] / "end_to_end/tiny.yaml"
@@ -122,9 +125,9 @@ def test_runs_that_are_called_alike_are_refused(command, workplace):
     assert finished.status == 0, finished.err
 
 
-@pytest.mark.parametrize("kind", ["trade-off", "dynamic-frame"])
+@pytest.mark.parametrize("kind", ["trade-off", "dynamic-frame", "attention"])
 def test_a_place_that_cannot_be_written_is_found_before_any_work(command, workplace, kind, monkeypatch):
-    words = {"trade-off": ("nowhere",), "dynamic-frame": ("nowhere", "mask.png", "--weights", "w.ckpt")}[kind]
+    words = ("nowhere",) if kind == "trade-off" else ("nowhere", "mask.png", "--weights", "w.ckpt")
     (workplace / "file").write_text("")
     (workplace / "folder.png").mkdir()
     for place in ("file/a.png", "file/deeper/a.png"):
@@ -146,7 +149,7 @@ def test_a_place_that_cannot_be_written_is_found_before_any_work(command, workpl
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_columns_are_spread_evenly_whatever_the_length(count):
     for length in (1, 2, 5, 6, 7, 40, 100, 1001):
-        thinned = _Thinned(count)
+        thinned = Thinned(count)
         for number in range(length):
             if thinned.takes_next():
                 thinned.add(number)
@@ -229,6 +232,218 @@ def test_a_memory_without_a_bank_is_refused():
     class Recurrent:
         """The memory of another method."""
 
-    reader = _BankReader(tiny.network(), (33, 33), None)
+    reader = BankReader(tiny.network(), (33, 33), None)
     with pytest.raises(ConfigError, match="A Recurrent has no bank of whole frames"):
         reader.is_updated(Recurrent())
+
+
+SETTINGS = {"channels": 64, "layers": 2, "strengths": [8.0, 2.0]}
+CANVAS = {"short_side": 32, "long_side": 64, "multiple": 32}
+TO_HEADS = ("--output", "heads.png", "--device", "cpu")
+
+
+def write_hodor(path: Path, **settings: Any) -> HODORNetwork:
+    """The weights of a small HODOR, random, with strengths that have moved by 0.5."""
+    torch.manual_seed(0)
+    network = HODORNetwork(tiny.backbone(final=True), **SETTINGS | settings, canvas=PaddingCanvas(**CANVAS)).eval()
+    for layer in network.encoder.layers:
+        if layer.masked_attention.masking == "soft":
+            layer.masked_attention.strengths.data += 0.5
+    backbone = {"name": "test_resnet", "strides": [2, 4, 8], "final": True, "frozen_norms": False, "frozen_stages": 0}
+    arguments = {
+        "backbone": {"class_path": "lightning_vos.backbones.Backbone", "init_args": backbone},
+        "canvas": {"class_path": "lightning_vos.vos.canvas.PaddingCanvas", "init_args": CANVAS},
+        **SETTINGS,
+        **settings,
+    }
+    model = {
+        "class_path": "lightning_vos.HODOR",
+        "init_args": {
+            "network": {"class_path": "lightning_vos.models.hodor.network.HODORNetwork", "init_args": arguments}
+        },
+    }
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state, "model": model, "pytorch-lightning_version": "2.6"}, path)
+    return network
+
+
+@pytest.fixture
+def hodor(workplace: Path) -> HODORNetwork:
+    """The network whose weights are in h.ckpt of the workplace."""
+    return write_hodor(workplace / "h.ckpt")
+
+
+@pytest.fixture
+def attended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, AttentionMaps]]:
+    """Titles and maps that were asked for; the figures are empty."""
+    calls: list[tuple[str, AttentionMaps]] = []
+
+    def recorded(title: str, frame: Any, picture: Any, maps: AttentionMaps) -> Any:
+        assert frame.shape == picture.shape == (33, 33, 3)
+        calls.append((title, maps))
+        return plots.Figure()
+
+    monkeypatch.setattr(plots, "attention_maps", recorded)
+    return calls
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The planes that each frame is remembered by."""
+    planes: list[torch.Tensor] = []
+    memorize = HODORNetwork.memorize
+
+    def recorded(self: Any, features: Any, of_frame: torch.Tensor, *args: Any, **settings: Any) -> Any:
+        planes.append(of_frame)
+        return memorize(self, features, of_frame, *args, **settings)
+
+    monkeypatch.setattr(HODORNetwork, "memorize", recorded)
+    return planes
+
+
+@torch.no_grad()
+def test_attention_of_each_head_by_its_equation(command, workplace, hodor, attended):
+    words = ("video", "mask.png", "--weights", "h.ckpt", "--frame", "0", "--object", "8", "--size", "38", "56")
+    finished = command("report", "attention", *words, *TO_HEADS)
+    assert finished.status == 0, finished.err
+    assert Path("heads.png").is_file()
+    ((title, maps),) = attended
+    expected_title = "Soft-masked attention of encoder layer 2 (strengths: initial → learnt), object 8 in frame 0"
+    assert title.splitlines() == [expected_title, "weights: h.ckpt"]
+    assert [head.label for head in maps.heads] == ["head 1: strength 8 → 8.50", "head 2: strength 2 → 2.50"]
+    assert maps.covered == pytest.approx((33 * 40 / 38, 33))
+
+    encoder, query = hodor.encoder, 9 + 1  # the second object, after nine cells of the background
+    view = hodor.canvas.view((33, 33), (38, 56))
+    frame = to_tensor(read_frame(Path("video/00000.png")))[None]
+    coarse = hodor.encode(hodor.canvas.enter(frame, view)).coarse
+    labels = torch.from_numpy(read_mask(Path("mask.png"))).long()
+    masks = hodor.planes(torch.where(labels == 8, 2, torch.where(labels == 3, 1, 0))[None], 2, view)
+    first, second = encoder.layers
+    kinds = torch.cat([encoder.background_embedding, encoder.object_embedding.expand(2, -1)])
+    pixels, none = coarse.flatten(2).transpose(1, 2), torch.zeros(1, 11, dtype=torch.bool)
+    x = first(initial_descriptors(coarse, masks, 9), kinds, pixels, masks.flatten(2), none)
+    x = second.norms[0](x + second.self_attention(x + kinds, x + kinds, x)[0])
+    q, k = second.masked_attention.query(x)[0, query], second.masked_attention.key(pixels)[0]
+    for number, (head, strength) in enumerate(zip(maps.heads, (8.5, 2.5), strict=True)):
+        part = slice(32 * number, 32 * number + 32)
+        logits = k[:, part] @ q[part] / 32**0.5 - strength * (1 - masks[0, query].flatten())
+        for found, expected in ((head.logits, logits), (head.weights, logits.softmax(0))):
+            assert np.allclose(found, expected.view(16, 16)[:10, :14], atol=1e-5)
+    assert np.array_equal(maps.mask, masks[0, query, :10, :14])
+
+
+def test_the_frame_is_the_last_and_the_object_the_first(command, workplace, hodor, attended, remembered):
+    for words in ((), ("--frame", "7", "--object", "3", "--layer", "2"), ("--frame", "2"), ("--layer", "1")):
+        finished = command("report", "attention", "video", "mask.png", "--weights", "h.ckpt", *words, *TO_HEADS)
+        assert finished.status == 0, finished.err
+    titles, (by_default, chosen, earlier, shallow) = zip(*attended, strict=True)
+    assert titles[0] == titles[1]
+    assert "layer 2" in titles[0]
+    assert "object 3 in frame 7\n" in titles[0]
+    assert "object 3 in frame 2\n" in titles[2]
+    assert "layer 1 " in titles[3]
+    assert len(remembered) == 8 + 8 + 3 + 8
+    assert np.array_equal(by_default.mask, remembered[7][0, 9])
+    assert np.array_equal(by_default.heads[0].logits, chosen.heads[0].logits)
+    assert np.array_equal(earlier.mask, remembered[18][0, 9])
+    assert not np.allclose(shallow.heads[0].logits, by_default.heads[0].logits)
+
+
+def test_attention_to_what_is_remembered_where_another_object_begins(command, workplace, hodor, attended, remembered):
+    masks = workplace / "masks"
+    masks.mkdir()
+    write_mask(masks / "00000.png", tiny.squares(3), VOC_PALETTE)
+    write_mask(masks / "00002.png", np.roll(tiny.squares(5), 12, axis=0), VOC_PALETTE)
+    for object_id in ("3", "5"):
+        words = ("video", "masks", "--weights", "h.ckpt", "--frame", "2", "--object", object_id)
+        finished = command("report", "attention", *words, *TO_HEADS)
+        assert finished.status == 0, finished.err
+    for slot, (_, maps) in enumerate(attended):
+        assert np.array_equal(maps.mask, remembered[-1][0, 9 + slot])
+        assert (maps.mask > 0).any()
+
+
+@pytest.mark.parametrize("masking", ["hard", "none", "divided"])
+def test_attention_with_other_masking(command, workplace, attended, masking):
+    write_hodor(workplace / "h.ckpt", **({"divided_strengths": True} if masking == "divided" else {"masking": masking}))
+    words = ("report", "attention", "video", "mask.png", "--weights", "h.ckpt", "--frame", "0")
+    finished = command(*words, *TO_HEADS)
+    assert finished.status == 0, finished.err
+    ((title, maps),) = attended
+    begun, label = {
+        "hard": ("Hard-masked attention of encoder layer 2, object", "head 2: hard mask"),
+        "none": ("Attention without a mask of encoder layer 2, object", "head 2: no mask"),
+        "divided": (
+            "Soft-masked attention of encoder layer 2 (strengths: initial → learnt, divided by",
+            "head 2: stren",
+        ),
+    }[masking]
+    assert title.startswith(begun)
+    assert maps.heads[1].label.startswith(label)
+    is_hidden = np.isinf(maps.heads[0].logits)
+    assert np.array_equal(is_hidden, maps.mask <= 0.5 if masking == "hard" else np.zeros_like(is_hidden))
+    assert np.array_equal(maps.heads[0].weights == 0, is_hidden)
+
+
+def test_mistakes_of_attention_are_told(command, workplace, hodor, weights):
+    labels = tiny.squares(3)
+    labels[0, 0] = 5
+    write_mask(workplace / "speck.png", labels, VOC_PALETTE)
+    (workplace / "masks").mkdir()
+    write_mask(workplace / "masks/00004.png", tiny.squares(7), VOC_PALETTE)
+
+    def draw(mask: str, *words: str, file: str = "h.ckpt") -> Any:
+        return command("report", "attention", "video", mask, "--weights", file, *words, *TO_HEADS)
+
+    refused(draw("mask.png", file="w.ckpt"), "A MAVOSNetwork has no soft-masked attention", "weights of HODOR")
+    refused(draw("mask.png", "--layer", "3"), "--layer 3 is none of the encoder's: expected 1 to 2")
+    refused(draw("mask.png", "--frame", "8"), "--frame 8 is none of the video's: expected 0 to 7")
+    refused(draw("mask.png", "--frame", "-1"), "--frame -1 is none: frames are counted from 0")
+    refused(draw("mask.png", "--object", "9"), "--object 9 is none of those that mask.png states: 3, 8")
+    refused(draw("masks", "--frame", "3"), "masks states no object up to frame 3")
+    refused(draw("speck.png", "--object", "5", "--frame", "0"), "leaves no trace", "--size")
+    refused(command("report", "attention", "video", "mask.png", *TO_HEADS), "report attention needs weights")
+    assert not Path("heads.png").exists()
+
+
+def test_a_video_file_that_ends_too_early_is_told(command, workplace, hodor):
+    from lightning_vos.io.video import VideoWriter
+
+    with VideoWriter(workplace / "a.mp4", (34, 34)) as writer:
+        for _ in range(3):
+            writer.write(np.zeros((34, 34, 3), np.uint8))
+    write_mask(workplace / "even.png", tiny.squares(3, height=34, width=34), VOC_PALETTE)
+    words = ("report", "attention", "a.mp4", "--weights", "h.ckpt", *TO_HEADS)
+    refused(command(*words, "even.png", "--frame", "3"), "--frame 3 is none of the video's: expected 0 to 2")
+    (workplace / "late").mkdir()
+    write_mask(workplace / "late/00005.png", tiny.squares(3, height=34, width=34), VOC_PALETTE)
+    refused(command(*words, "late"), "Masks are given for frames [5], but the video ends with frame 2")
+    assert not Path("heads.png").exists()
+
+
+def test_maps_have_scales_in_which_a_small_object_shows():
+    mask = np.zeros((20, 30), np.float32)
+    mask[3, 4:6] = 1
+    noise = np.random.default_rng(0).normal(size=mask.shape).astype(np.float32)
+    logits = noise - 30 * (1 - mask)
+    hard = np.where(mask > 0.5, noise, -np.inf).astype(np.float32)
+    unseen = np.full_like(mask, -np.inf)  # all there is to see lies in the padding
+    weights = (np.exp(logits) / np.exp(logits).sum()).astype(np.float32)
+    pairs = ((logits, weights), (hard, weights), (unseen, 0 * weights), *((logits, weights),) * 2)
+    heads = [HeadMaps(f"head {n}", *pair) for n, pair in enumerate(pairs)]
+    frame = np.full((100, 160, 3), 200, np.uint8)
+    figure = attention_maps("title", frame, frame, AttentionMaps(mask, heads, (110, 165)))
+    figure.canvas.draw()
+    shown = [axis for axis in figure.axes if axis.images and axis.get_visible()]
+    assert [axis.get_title() for axis in shown[2:]] == [f"head {n}" for n in range(4)] + [""] * 4 + ["head 4", ""]
+    assert all((axis.get_xlim(), axis.get_ylim()) == ((0, 160), (100, 0)) for axis in shown)
+    before, hard_before, after, unseen_after = (shown[n].images for n in (2, 3, 6, 8))
+    assert before[0].norm(200) == pytest.approx(0.6 * 200 / 255)
+    assert before[1].get_extent() == [0, 165, 110, 0]
+    low, high = before[1].get_clim()
+    assert -34 < low < -30 < noise[3, 4:6].min() <= high <= noise[3, 4:6].max()
+    assert np.array_equal(hard_before[1].get_alpha() > 0, mask > 0.5)
+    assert np.allclose(after[1].get_array(), 100 * weights)
+    assert after[1].get_clim() == (0, pytest.approx(100 * np.percentile(weights[mask > 0.5], 99)))
+    assert not unseen_after[1].get_alpha().any()

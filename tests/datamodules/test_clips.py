@@ -6,13 +6,18 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.clips import MAX_OBJECTS, ClipDataset, ClipSampler, PictureCache, StepSampler
+from datamodules import DAVIS
+from datamodules.clips import MAX_OBJECTS, ClipDataset, PictureCache, StepSampler, collate_clips, to_clip
+from datamodules.hodor_transforms import PseudoVideoTransform, WholeFrameTransform
 from datamodules.readers import SequenceFiles, masks_of
-from datamodules.transforms import ClipTransform
+from datamodules.samplers import ClipSampler, CycleSampler, DenseSampler, OneFrameSampler
+from datamodules.transforms import MEAN_COLOUR, ClipTransform
 from lightning_vos.errors import MaskError
 from lightning_vos.io.frames import list_frames
 
 SMALL = ClipTransform(crop=48, short_side=40, min_pixels=20)
+WHOLE = WholeFrameTransform(short_side=48, long_side=96, min_pixels=20, min_side=2)
+STILL = PseudoVideoTransform(area=48 * 72, min_pixels=20, min_side=2)
 
 
 @pytest.fixture
@@ -94,7 +99,7 @@ def test_clips_with_an_object_that_the_reference_lacks_are_drawn_again(monkeypat
         return sum(clip[0] < 20 <= max(clip) for clip in clips)
 
     assert mixed() == 0
-    monkeypatch.setattr("datamodules.clips._CLIP_TRIES", 1)
+    monkeypatch.setattr("datamodules.samplers._CLIP_TRIES", 1)
     assert mixed() > 5
 
 
@@ -266,3 +271,134 @@ def test_where_all_are_broken_it_stops(broken_one):
     for _ in range(2):
         with pytest.raises(MaskError, match="1 of 1 sequences are broken"), warnings.catch_warnings(action="ignore"):
             dataset[0]
+
+
+# HODOR's clips
+
+
+@pytest.fixture
+def one_mask(tmp_path, write_video, moving):
+    """A video of 10 frames, the fifth of which has the only mask."""
+    write_video(tmp_path / "f", tmp_path / "a", {4: moving(5, 2)[4]}, 10)
+    frames = list_frames(tmp_path / "f")
+    return SequenceFiles("f", frames, masks_of(frames, tmp_path / "a"))
+
+
+@pytest.mark.parametrize("transform", [WHOLE, SMALL])
+def test_masks_are_withheld_although_they_are_on_disk(sequences, moving, monkeypatch, transform):
+    read, original = [], SequenceFiles.labels
+    monkeypatch.setattr(SequenceFiles, "labels", lambda self, index: read.append(index) or original(self, index))
+    dataset = ClipDataset(sequences(moving(9, 2)), CycleSampler(min_pixels=50), transform, 0.0, 0)
+    for index in range(20):
+        frames, masks, objects = dataset[index]
+        assert frames.shape == (3, 3, *masks.shape[1:])
+        assert (masks[1:] == 255).all()  # the padding too
+        assert objects == masks[0].max()
+        assert set(masks[0].unique().tolist()) >= set(range(1, int(objects) + 1))
+        assert not torch.equal(frames[0], frames[1])
+    assert set(read) == {4}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_video_with_one_mask_is_trained_on(one_mask, tmp_path, monkeypatch, workers):
+    def batches(sampler, transform, count=3, **options):
+        data = DAVIS(
+            tmp_path, sampler=sampler, transform=transform, merge=0.0, workers=workers, batch_size=2, **options
+        )
+        monkeypatch.setattr(data, "find", lambda split: [one_mask])
+        return list(itertools.islice(data.train_dataloader(), count))
+
+    for batch in batches(CycleSampler(min_pixels=50), WHOLE):
+        assert batch.frames.shape == (2, 3, 3, 64, 96)
+        assert (batch.masks[:, 1:] == 255).all()
+        assert 1 <= batch.objects.min() <= batch.objects.max() <= 2
+        assert batch.masks[:, 0].amax((1, 2)).tolist() == batch.objects.tolist()
+    for batch in batches(OneFrameSampler(min_pixels=50), STILL):
+        assert batch.frames.shape == (2, 3, 3, 64, 96)
+        assert batch.masks.amax((1, 2, 3)).tolist() == batch.objects.tolist()
+        assert batch.masks[:, 1:].any()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_short_video_is_trained_on(sequences, moving, count):
+    dataset = ClipDataset(sequences(moving(count)), CycleSampler(), WHOLE, 0.0, 0)
+    _, masks, objects = dataset[0]
+    assert objects == masks[0].max() == 1
+    assert (masks[1:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "transform"),
+    [(CycleSampler(), WHOLE), (DenseSampler(), WHOLE), (OneFrameSampler(), STILL), (CycleSampler(), SMALL)],
+)
+def test_clips_of_hodor_are_functions_of_seed_and_number(sequences, moving, sampler, transform):
+    found = sequences(moving(9), moving(7, 2))
+
+    def item(seed, index):
+        return ClipDataset(found, sampler, transform, 0.0, seed)[index]
+
+    first = item(0, 3)
+    item(0, 1)
+    assert all(torch.equal(one, other) for one, other in zip(first, item(0, 3), strict=True))
+    assert not torch.equal(first.frames, item(0, 4).frames)
+    assert not torch.equal(first.frames, item(1, 3).frames)
+
+
+def test_dense_clips_hold_all_masks_of_the_objects_in_the_first_frame(sequences, moving):
+    labels = moving(9, 2)
+    for frame in range(3):
+        labels[frame][labels[frame] == 1] = 0  # object 1 comes later
+    clips = ClipDataset(sequences(labels), DenseSampler(min_pixels=50), WHOLE, 0.0, 0)
+    counts = set()
+    for index in range(20):
+        _, masks, objects = clips[index]
+        assert masks.max() == objects == masks[0].max()
+        counts.add(int(objects))
+    assert counts == {1, 2}
+
+
+def test_objects_that_are_too_small_are_none(sequences, moving):
+    """A video without any that is large enough gives no clip, nor the objects of another one."""
+    large, small = moving(5, 1, side=20), moving(5, 3, side=9)
+    dataset = ClipDataset(
+        sequences(large, small),
+        CycleSampler(min_pixels=300),
+        WholeFrameTransform(short_side=64, long_side=96, min_pixels=300, min_side=2),
+        0.0,
+        0,
+    )
+    assert {int(dataset[index].objects) for index in range(20)} == {1}
+    dataset = ClipDataset(dataset.sequences[1:], dataset.sampler, dataset.transform, 0.0, 0)
+    with pytest.raises(MaskError, match=r"data\.transform\.min_pixels is 300"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "transform"), [(CycleSampler(), SMALL), (DenseSampler(), WHOLE), (OneFrameSampler(), STILL)]
+)
+def test_what_cannot_be_merged_is_refused(tmp_path, sampler, transform):
+    with pytest.raises(ValueError, match=r"merge is 0\.3, .* expected 0"):
+        DAVIS(tmp_path, sampler=sampler, transform=transform)
+
+
+def test_batches_are_padded_to_the_largest():
+    white = [np.full((2, *size, 3), 255, np.uint8) for size in ((32, 64), (64, 32))]
+    masks = [clip[..., 0] // 255 for clip in white]
+    masks[0][1] = 255
+    batch = collate_clips([to_clip(*pair, 1) for pair in zip(white, masks, strict=True)])
+    assert batch.frames.shape == (2, 2, 3, 64, 64)
+    assert batch.objects.tolist() == [1, 1]
+    for clip, (rows, columns) in zip(batch.frames, ((32, 64), (64, 32)), strict=True):
+        assert (clip[..., :rows, :columns] == 1).all()
+        added = torch.cat([clip[..., rows:, :].flatten(2), clip[..., columns:].flatten(2)], -1)
+        assert (added == (torch.tensor(MEAN_COLOUR) / 255).view(3, 1)).all()
+    assert (batch.masks[0, 1] == 255).all()
+    assert batch.masks.dtype == torch.int64
+    for known in (batch.masks[0, 0], *batch.masks[1]):
+        assert known.unique(return_counts=True)[1].tolist() == [2048, 2048]
+
+
+def test_clips_of_one_size_are_just_stacked():
+    clips = [to_clip(np.full((2, 33, 35, 3), value, np.uint8), np.ones((2, 33, 35), np.uint8), 1) for value in (1, 2)]
+    batch = collate_clips(clips)
+    assert all(torch.equal(one, torch.stack(parts)) for one, parts in zip(batch, zip(*clips, strict=True), strict=True))

@@ -15,9 +15,11 @@ from pycocotools import mask as coco
 
 from datamodules import COCOInstanceVideo, COCOPseudoVideo
 from datamodules import pseudo_videos as generator
+from datamodules.clips import collate_clips, to_clip
 from datamodules.coco import InstanceRules, read_coco
-from datamodules.coco_clips import CocoClips, PseudoClips, collate_clips
-from datamodules.instance_clips import IMAGENET_MEAN, InstanceTransform
+from datamodules.coco_clips import CocoClips, PseudoClips
+from datamodules.hodor_transforms import padded
+from datamodules.instance_clips import InstanceTransform
 from datamodules.pseudo_videos import pseudo_video, shift_hue_and_saturation
 from datamodules.synthetic_files import StillSettings
 from datamodules.synthetic_instances import uncompressed, write_synthetic_coco
@@ -95,14 +97,14 @@ def tilt(plane: np.ndarray) -> float:
 @pytest.fixture
 def steps(monkeypatch):
     """The matrices that the frames of the next pseudo-videos are moved by."""
-    drawn, warped = [], generator._warped
+    drawn, warped = [], generator.warped
 
     def noted(pixels, matrix, *rest):
         if pixels.ndim == 3:
             drawn.append(matrix)
         return warped(pixels, matrix, *rest)
 
-    monkeypatch.setattr(generator, "_warped", noted)
+    monkeypatch.setattr(generator, "warped", noted)
     return drawn
 
 
@@ -577,23 +579,25 @@ def test_impossible_clips_are_refused(written, options):
 # Batches of masks
 
 
-def test_a_batch_has_one_number_of_objects_and_similar_shapes(written):
+def test_a_batch_has_one_number_of_objects_and_similar_shapes(written, monkeypatch):
+    monkeypatch.setattr("datamodules.coco_clips.padded", lambda frames, masks: (np.stack(frames), np.stack(masks)))
     module = masked(written, batch_size=3)
     images = module._train
     shapes, drawn = [], []
     dataset = PseudoClips(images, "hodor", 3, 4, 6000, 60, 3, 0)
     for batch in range(60):
         items = [dataset[3 * batch + member] for member in range(3)]
-        counts = {objects for _, _, objects in items}
+        counts = {int(objects) for _, _, objects in items}
         assert len(counts) == 1
         drawn += counts
-        ratios = [frames.shape[1] / frames.shape[2] for frames, _, _ in items]
+        ratios = [masks.shape[1] / masks.shape[2] for _, masks, _ in items]
         assert max(ratios) - min(ratios) < 0.12
         shapes.append(round(ratios[0], 1))
         for frames, masks, objects in items:
-            assert frames.shape == (*masks.shape, 3)
-            assert 0.9 * 6000 < frames.shape[1] * frames.shape[2] <= 6000
-            assert np.unique(masks[0][masks[0] > 0]).tolist() == list(range(1, objects + 1))
+            length, height, width = masks.shape
+            assert frames.shape == (length, 3, height, width)
+            assert 0.9 * 6000 < height * width <= 6000
+            assert masks[0][masks[0] > 0].unique().tolist() == list(range(1, objects + 1))
             assert masks.max() == objects
     most = min(4, int(images.counts.max()))
     assert sorted(set(drawn)) == list(range(1, most + 1))
@@ -613,7 +617,7 @@ def test_no_member_of_a_batch_has_its_image_by_the_number_of_objects(tmp_path, m
     drawn = np.zeros((2, 4, 40), int)  # by member, number of objects, image
     for index in range(800):
         frames, _, objects = dataset[index]
-        drawn[index % 2, objects - 1, frames[0, 0, 0, 0] - 40] += 1
+        drawn[index % 2, objects - 1, round(255 * float(frames[0, 0, 0, 0])) - 40] += 1
     for of_member in drawn:
         assert of_member.sum(1) / 400 == pytest.approx([1 / 4] * 4, abs=0.07)
         assert (np.count_nonzero(of_member, axis=1) > 30).all()  # of 40, in some 100 draws
@@ -637,10 +641,10 @@ def test_batches_are_padded_with_the_mean_colour(written):
         assert 0 <= batch.frames.min() < batch.frames.max() <= 1
         assert len(set(batch.objects.tolist())) == 1
     small, large = (np.full((1, *size, 3), 255, np.uint8) for size in ((20, 40), (33, 30)))
-    batch = collate_clips([(small, small[..., 0] // 255, 1), (large, large[..., 0] // 255, 1)])
+    batch = collate_clips([to_clip(*padded(clip, clip[..., 0] // 255), 1) for clip in (small, large)])
     assert batch.frames.shape == (2, 1, 3, 64, 64)
     assert batch.masks.flatten(1).sum(1).tolist() == [20 * 40, 33 * 30]
-    assert batch.frames[0, 0, :, 20:].flatten(1).T.unique(dim=0).tolist() == [pytest.approx(IMAGENET_MEAN)]
+    assert batch.frames[0, 0, :, 20:].flatten(1).T.unique(dim=0).mul(255).tolist() == [pytest.approx(MEAN_COLOUR)]
 
 
 def test_objects_that_hide_each_other_are_not_drawn(tmp_path):
@@ -651,7 +655,7 @@ def test_objects_that_hide_each_other_are_not_drawn(tmp_path):
     counts = set()
     for index in range(12):
         try:
-            counts.add(dataset[index][2])
+            counts.add(int(dataset[index].objects))
         except MaskError as error:
             assert len(str(error).splitlines()) <= 8
             counts.add(str(error).split("shows ")[1].split(" in")[0])

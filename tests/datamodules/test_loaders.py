@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from datamodules import VideoFolder
-from datamodules.clips import ClipSampler
+from datamodules.samplers import ClipSampler
 from datamodules.transforms import ClipTransform
 from lightning_vos.structures import Clip, ScoredVideo
 

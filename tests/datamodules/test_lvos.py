@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules import LVOS
-from datamodules.clips import ClipSampler
+from datamodules.samplers import ClipSampler
 from datamodules.synthetic_files import SyntheticSettings
 from datamodules.synthetic_layouts import write_synthetic_lvos
 from datamodules.transforms import ClipTransform

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from datamodules import DAVIS, LVOS, COCOPseudoVideo, Mixture, VideoFolder, YouTubeVOS
-from datamodules.clips import ClipSampler
+from datamodules.hodor_transforms import WholeFrameTransform
+from datamodules.samplers import ClipSampler, CycleSampler, DenseSampler
 from datamodules.synthetic_files import SyntheticSettings, write_davis
 from datamodules.synthetic_layouts import write_synthetic_youtube_vos
 from datamodules.transforms import ClipTransform
@@ -74,6 +75,22 @@ def test_the_evaluated_part_alone_is_validated_and_tested(whole):
     assert data.server() is None
     testdev = Mixture(whole, {"davis": DAVIS(".", test_split="test-dev")}, "davis")
     assert testdev.server() == ("davis2017_test_dev", whole / "DAVIS", "test-dev")
+
+
+@pytest.mark.parametrize("sampler", [CycleSampler(min_pixels=20), DenseSampler(min_pixels=20)])
+def test_whole_frames_of_both_sets_make_batches(whole, sampler):
+    data = mixture(
+        whole,
+        sampler=sampler,
+        transform=WholeFrameTransform(short_side=64, long_side=96, min_pixels=20, min_side=2),
+        max_objects=4,
+        shares={"youtube_vos": 0.8, "davis": 0.2},
+    )
+    data.setup("fit")
+    for batch, _ in zip(data.train_dataloader(), range(4), strict=False):
+        assert batch.frames.shape == (2, 3, 3, 64, 96)
+        assert (batch.masks[:, 1:] == 255).all() == sampler.withholds
+        assert 1 <= batch.objects.min() <= batch.objects.max() <= 4
 
 
 def test_batches_are_a_function_of_seed_and_rank(whole, monkeypatch):

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.clips import ClipDataset, ClipSampler, ConsecutiveSampler, JumpSampler
+from datamodules.clips import ClipDataset
 from datamodules.readers import SequenceFiles, masks_of
+from datamodules.samplers import (
+    ClipSampler,
+    ConsecutiveSampler,
+    CycleSampler,
+    DenseSampler,
+    JumpSampler,
+    OneFrameSampler,
+)
 from datamodules.transforms import ClipTransform
 from lightning_vos.io.frames import list_frames
 
@@ -147,3 +155,111 @@ def test_objects_are_chosen_at_random_up_to_so_many(sequence):
         assert clip.masks.max() <= clip.objects <= 2
         assert torch.unique(clip.masks[0]).numel() == 1 + clip.objects
     assert counts[2] > 30
+
+
+def choices(sampler, frames, count, annotated=None, labels=lambda number: SEEN, **options):
+    rng = np.random.default_rng(0)
+    annotated = range(frames) if annotated is None else annotated
+    return [sampler.choose(frames, annotated, labels, rng, **options) for _ in range(count)]
+
+
+def showing(**objects):
+    """Label maps by the number of a frame, `f7=(30, 20)`: object 1 has 30 pixels there, object 2 has 20."""
+
+    def labels(number):
+        sizes = objects.get(f"f{number}", ())
+        return np.repeat(np.arange(1 + len(sizes)), [400 - sum(sizes), *sizes]).astype(np.uint8).reshape(20, 20)
+
+    return labels
+
+
+@pytest.mark.parametrize(("spacing", "most"), [(1, 12), (5, 6)])
+def test_the_others_of_a_cycle_lie_to_one_side_in_any_order(spacing, most):
+    clips = choices(CycleSampler(min_pixels=1), 101, 3000, spacing=spacing)
+    assert {first for first, *_ in clips} == {50}
+    gaps = [(one - 50, two - 50) for _, one, two in clips]
+    assert all(one * two > 0 and one != two for one, two in gaps)
+    assert within(sum(one > 0 for one, _ in gaps), 0.5, 3000)
+    assert within(sum(abs(one) < abs(two) for one, two in gaps), 0.5, 3000)
+    for which in (0, 1):
+        counted = Counter(abs(pair[which]) for pair in gaps)
+        assert counted.keys() == set(range(1, most + 1))
+        assert all(within(number, 1 / most, 3000) for number in counted.values())
+
+
+@pytest.mark.parametrize(
+    ("annotated", "frames", "middle", "nearest_end"),
+    [(range(11), 11, 5, 10), ((3,), 11, 3, 3), ((0, 1, 2, 9), 20, 9, 9), ((2, 30, 31, 33), 40, 30, 33)],
+)
+def test_a_cycle_begins_at_the_annotated_frame_of_a_place(annotated, frames, middle, nearest_end):
+    for place, number in (("middle", middle), ("nearest_end", nearest_end)):
+        for sampler in (CycleSampler(annotated_frame=place), OneFrameSampler(annotated_frame=place)):
+            assert {clip[0] for clip in choices(sampler, frames, 20, annotated)} == {number}
+    others = {number for _, *others in choices(CycleSampler(max_gap=50), frames, 400, annotated) for number in others}
+    assert len(others - set(annotated)) == frames - len(annotated)  # they need not be annotated
+
+
+def test_a_cycle_begins_where_an_object_is_large_enough():
+    labels = showing(f4=(30, 20), f5=(49, 49), f6=(20, 50), f9=(80,))
+    for sampler in (CycleSampler(min_pixels=50), OneFrameSampler(min_pixels=50)):
+        assert choices(sampler, 11, 1, labels=labels)[0][0] == 6
+    assert choices(CycleSampler(min_pixels=51), 11, 1, labels=labels)[0][0] == 9
+    assert choices(CycleSampler(min_pixels=81), 11, 1, labels=labels)[0][0] == 9  # none is: the largest
+    assert choices(CycleSampler(min_pixels=81), 11, 1, labels=showing())[0][0] == 5
+
+
+@pytest.mark.parametrize(
+    ("frames", "annotated", "length", "expected"),
+    [
+        (1, (0,), 3, {(0, 0, 0)}),
+        (2, (0, 1), 3, {(0, 1, 1)}),
+        (2, (1,), 4, {(1, 0, 0, 0)}),
+        (3, (1,), 3, {(1, 0, 0), (1, 2, 2)}),
+        (4, (1,), 3, {(1, 2, 3), (1, 3, 2)}),  # just one side has enough
+        (3, (2,), 5, {(2, 0, 1, 0, 1), (2, 1, 0, 1, 0)}),
+    ],
+)
+def test_a_video_is_never_too_short_for_a_cycle(frames, annotated, length, expected):
+    sampler = CycleSampler(length=length)
+    assert {tuple(clip) for clip in choices(sampler, frames, 60, annotated)} == expected
+    assert sampler.shortest == 1
+
+
+@pytest.mark.parametrize(("spacing", "most"), [(1, 15), (5, 7)])
+def test_dense_clips_run_forwards_within_a_gap(spacing, most):
+    clips = choices(DenseSampler(min_pixels=1), 40, 3000, spacing=spacing)
+    assert all(first < one < two <= first + most for first, one, two in clips)
+    assert {first for first, *_ in clips} == set(range(38))
+    inside = [clip for clip in clips if clip[0] + most < 40]
+    counted = Counter(number - first for first, *others in inside for number in others)
+    assert counted.keys() == set(range(1, most + 1))
+    assert all(within(number, 2 / most, len(inside)) for number in counted.values())
+    assert choices(DenseSampler(), 3, 1, annotated=(4, 8, 9)) == [[4, 8, 9]]
+    assert DenseSampler().shortest == 3
+
+
+def test_dense_clips_begin_where_an_object_is_large_enough():
+    clips = choices(DenseSampler(min_pixels=50), 20, 40, labels=showing(f3=(50,), f7=(10, 70), f8=(49, 49)))
+    assert {clip[0] for clip in clips} == {3, 7}
+    assert choices(DenseSampler(min_pixels=50), 20, 1, labels=showing(f8=(20,)))[0][0] == 8
+
+
+def test_one_frame_makes_a_clip():
+    assert choices(OneFrameSampler(length=4), 9, 1, annotated=(2, 5)) == [[5, 5, 5, 5]]
+    assert OneFrameSampler(length=4).shortest == 1
+    assert not OneFrameSampler.withholds
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        (CycleSampler, {"length": 1}),
+        (CycleSampler, {"max_gap": 0}),
+        (DenseSampler, {"length": 1}),
+        (DenseSampler, {"length": 9}),  # more than 7 frames may lie apart
+        (OneFrameSampler, {"length": 1}),
+    ],
+)
+def test_impossible_clips_of_hodor_are_refused(sampler, options):
+    with pytest.raises(ValueError, match=sampler.__name__):
+        sampler(**options)

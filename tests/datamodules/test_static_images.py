@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from datamodules import StaticImages
-from datamodules.clips import MAX_OBJECTS, ClipSampler
+from datamodules.clips import MAX_OBJECTS
 from datamodules.rendering import render_clip
+from datamodules.samplers import ClipSampler
 from datamodules.static_images import StillSet
 from datamodules.synthetic_files import StillSettings, SyntheticSettings, write_davis, write_stills
 from datamodules.transforms import MEAN_COLOUR, StillTransform

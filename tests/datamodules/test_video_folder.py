@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules import VideoFolder
+from datamodules.samplers import CycleSampler
 from lightning_vos.errors import DatasetNotFoundError, FrameError, MaskError
 from lightning_vos.io.masks import write_mask
 from lightning_vos.metrics.sequence import Plan
@@ -160,3 +161,13 @@ def test_the_real_dense_masks_are_truth():
     item = VideoFolder(root, "JPEGImages/240p", "Annotations/240p").sequences("val")[0].load(0)
     assert item.video.size == (240, 432)
     assert len(item.truth.plan.frames) == 68
+
+
+def test_a_cycle_is_trained_on_videos_with_one_mask_too(tmp_path, write_video, moving):
+    for number, count in enumerate((1, 6, 1, 6)):
+        folders = (tmp_path / kind / f"v{number}" for kind in ("JPEGImages", "Annotations"))
+        write_video(*folders, moving(count), 6)
+    assert [one.name for one in VideoFolder(tmp_path).sequences("train")] == ["v1"]
+    cycle = VideoFolder(tmp_path, sampler=CycleSampler(), merge=0.0)
+    assert [one.name for one in cycle.sequences("train")] == ["v0", "v1", "v2"]
+    assert [one.name for one in cycle.sequences("val")] == ["v3"]

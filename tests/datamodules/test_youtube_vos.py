@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from datamodules import YouTubeVOS
-from datamodules.clips import ClipSampler
+from datamodules.samplers import ClipSampler
 from datamodules.synthetic_files import SyntheticSettings
 from datamodules.synthetic_layouts import write_synthetic_youtube_vos
 from datamodules.transforms import ClipTransform

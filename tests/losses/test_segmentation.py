@@ -2,11 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from lightning_vos.losses.segmentation import IGNORED, BootstrappedJaccard, bootstrapped_cross_entropy, soft_jaccard
+from lightning_vos.losses.segmentation import (
+    IGNORED,
+    BootstrappedJaccard,
+    bootstrapped_cross_entropy,
+    dice_and_cross_entropy,
+    soft_jaccard,
+)
 
 
 @pytest.fixture
@@ -132,3 +139,85 @@ def test_small_frames_keep_a_pixel():
     """15 % of five pixels is less than one; a mean of none would not be a number."""
     logits, labels = torch.randn(1, 2, 1, 5), torch.ones(1, 1, 5, dtype=torch.long)
     assert torch.isfinite(BootstrappedJaccard()(logits, labels, 1.0)).all()
+
+
+def predictions(seed=0):
+    """(2, 3, 4, 5, 6) logits and (2, 4, 5, 6) labels of four predictions."""
+    torch.manual_seed(seed)
+    return torch.randn(2, 3, 4, 5, 6, dtype=torch.float64), torch.randint(0, 3, (2, 4, 5, 6))
+
+
+def dice_and_entropy_by_numpy(logits, labels):
+    """The dice of each sample, of all its objects, predictions and pixels at once, and the entropy of all samples."""
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+    known, dice = labels != IGNORED, []
+    for p, truth, counts in zip(probabilities, labels, known, strict=True):
+        found = np.concatenate([plane[counts] for plane in p[1:]])
+        wanted = np.concatenate([truth[counts] == number for number in range(1, len(p))])
+        overlap, extent = 2 * (found * wanted).mean(), (found + wanted).mean()
+        dice.append(1 - (overlap + 1e-6) / (extent + 1e-6) if overlap > 1e-6 else 0.0)
+    chosen = np.take_along_axis(probabilities, np.where(known, labels, 0)[:, None], axis=1)[:, 0]
+    return np.mean(dice), -np.log(chosen[known]).mean()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_dice_and_cross_entropy(ignored):
+    logits, labels = predictions()
+    if ignored:
+        labels[0, 1], labels[1, :, 3:] = IGNORED, IGNORED
+    loss = dice_and_cross_entropy(logits, labels)
+    dice, entropy = dice_and_entropy_by_numpy(logits.numpy(), labels.numpy())
+    assert [part.item() for part in loss] == pytest.approx([dice + entropy, dice, entropy], rel=1e-5)
+    assert all(part.dim() == 0 for part in loss)
+
+
+def test_predictions_of_ignored_pixels_do_not_count_in_the_dice():
+    logits, labels = predictions()
+    labels[:, 1, :3] = IGNORED
+    other = logits.clone()
+    other[:, :, 1, :3] = 30 * torch.randn_like(other[:, :, 1, :3])
+    assert_close(dice_and_cross_entropy(logits, labels), dice_and_cross_entropy(other, labels))
+
+
+def test_a_prediction_that_is_ignored_throughout_is_as_good_as_none():
+    logits, labels = predictions()
+    labels[:, 2:] = IGNORED
+    assert_close(
+        dice_and_cross_entropy(logits, labels),
+        dice_and_cross_entropy(logits[:, :, :2], labels[:, :2]),
+        rtol=1e-4,  # the constant in the dice is added to means over fewer pixels
+        atol=0.0,
+    )
+
+
+def test_the_dice_is_one_of_all_objects_not_their_mean():
+    """A large object that is found outweighs a small one that is not."""
+    labels = torch.zeros(1, 1, 10, 10, dtype=torch.long)
+    labels[0, 0, :9], labels[0, 0, 9, :1] = 1, 2
+    logits = 100.0 * torch.nn.functional.one_hot(labels.where(labels != 2, 0), 3).movedim(4, 1)
+    assert dice_and_cross_entropy(logits, labels).dice.item() == pytest.approx(1 - 180 / 181, rel=1e-3)
+
+
+def test_without_overlap_the_dice_is_nothing_and_has_no_gradient():
+    labels = torch.zeros(2, 1, 4, 4, dtype=torch.long)
+    labels[0, 0, :2] = 1
+    scores = torch.zeros(2, 2, 1, 4, 4)
+    scores[:, 0] = 50.0
+    scores.requires_grad_()
+    loss = dice_and_cross_entropy(scores, labels)
+    assert loss.dice == 0
+    assert loss.cross_entropy.item() == pytest.approx(50 * 8 / 32)
+    (gradient,) = torch.autograd.grad(loss.dice, scores, retain_graph=True)
+    assert not gradient.any()
+    loss.total.backward()
+    assert torch.isfinite(scores.grad).all()
+    assert scores.grad.any()
+
+
+def test_a_perfect_dice_is_nothing_and_slots_without_an_object_change_nothing():
+    logits, labels = predictions()
+    perfect = 60.0 * torch.nn.functional.one_hot(labels, 3).movedim(4, 1)
+    assert_close(dice_and_cross_entropy(perfect, labels).total, torch.tensor(0.0), atol=1e-6, rtol=0)
+    more = torch.cat([logits, torch.full((2, 2, 4, 5, 6), -1e10, dtype=torch.float64)], dim=1)
+    assert_close(dice_and_cross_entropy(logits, labels), dice_and_cross_entropy(more, labels), rtol=1e-4, atol=0.0)

@@ -315,10 +315,11 @@ def test_options_out_of_range_say_so(build, word):
 
 def test_sources_are_refused():
     network = tiny.network()
-    features = network.encode(tiny.frames(1))
+    frames = tiny.frames(1)
+    features, view = network.encode(frames), network.canvas.view(tuple(frames.shape[2:]))
     memory = network.start(torch.ones(1, 10, dtype=torch.bool), network.test_rules)
     with pytest.raises(ConfigError, match="no times"):
-        network.segment(features, memory, time=1, sources=torch.zeros(1, 1))
+        network.segment(features, memory, view, time=1, sources=torch.zeros(1, 1))
 
 
 def test_bfloat16_is_close_to_float32():

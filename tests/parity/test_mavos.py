@@ -22,7 +22,7 @@ from lightning_vos.models.mavos.network import IdentityAssignment
 from lightning_vos.optim import PolynomialSchedule
 from lightning_vos.published import load_published, mavos
 from lightning_vos.structures import Clip
-from lightning_vos.vos.canvas import Canvas
+from lightning_vos.vos.canvas import ResizingCanvas
 from lightning_vos.vos.track import Tracker, track
 from parity import reference
 
@@ -222,7 +222,7 @@ def test_sequence(case, monkeypatch):
     logits = record(network, monkeypatch)
     frames, labels = frames_of(a), a["labels"].long()
     size = a["net_size"].tolist() if "net_size" in a else list(frames.shape[2:])
-    view = network.canvas.view(*frames.shape[2:])
+    view = network.canvas.view(tuple(frames.shape[2:]))
     assert list(view.network) == size
     entered = network.canvas.enter(frames[:1], view)
     backbone = network.backbone
@@ -366,8 +366,8 @@ def _rows(name):
 @pytest.mark.parametrize("row", _rows("input_sizes.json"))
 def test_input_size(row):
     long_side, short_side = (int(row[limit]) if row[limit] else None for limit in ("max_long", "max_short"))
-    canvas = Canvas(16, row["align_corners"], long_side, short_side)
-    assert list(canvas.view(row["height"], row["width"], row["scale"]).network) == row["out"]
+    canvas = ResizingCanvas(16, row["align_corners"], long_side, short_side)
+    assert list(canvas.view((row["height"], row["width"]), scale=row["scale"]).network) == row["out"]
 
 
 @pytest.mark.parametrize("row", _rows("lr_schedule.json"))

@@ -13,7 +13,7 @@ from lightning_vos.commands.convert import convert, inspect
 from lightning_vos.commands.trainer import _check_checkpoint
 from lightning_vos.errors import CheckpointError
 from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict
-from lightning_vos.published import METHODS, load_network, load_published, load_weights, mavos, recognize
+from lightning_vos.published import METHODS, hodor, load_network, load_published, load_weights, mavos, recognize
 
 # Entries of the published layouts that papers/readers of the files know
 ENCODERS = {
@@ -57,23 +57,63 @@ METHOD = {
     },
 }
 ALL = {"decoder.conv_out.weight": (11, 128, 1, 1)}
+HODOR = {
+    "encoder.fg_query_embed": (256,),
+    "encoder.bg_query_embed": (9, 256),
+    "encoder.attn_layers.4.cross_attn.scaling_factors": (8,),
+    "encoder.attn_layers.0.self_attn.in_proj_weight": (768, 256),
+    "encoder.attn_layers.3.ffn.3.weight": (256, 1024),
+    "decoder.attn_layers.4.self_attn_conv_substitute.0.conv_offsets.weight": (18, 256, 3, 3),
+    "decoder.attn_layers.2.fc2.weight": (256, 256),
+    "decoder.conv_4x_reduce.0.weight": (64, 256, 1, 1),
+    "decoder.catch_all_conv.3.weight": (1, 128, 1, 1),
+    "feature_extractor.bb_fpn.0.layers.2.blocks.5.attn.relative_position_index": (49, 49),
+    "feature_extractor.bb_fpn.0.layers.0.downsample.reduction.weight": (192, 384),
+    "feature_extractor.bb_fpn.0.norm3.weight": (768,),
+    "feature_extractor.bb_fpn.1.lateral_convs.3.conv.weight": (256, 768, 1, 1),
+    # What it never uses
+    "feature_extractor.bb_fpn.1.fpn_convs.3.conv.weight": (256, 256, 3, 3),
+    "feature_extractor.norm_layers.4.bias": (256,),
+    "decoder.fmap_proj_4x.0.weight": (256, 256, 1, 1),
+}
 
 
 @cache
 def built(name):
     """A published network with random weights, and those under the published names."""
     torch.manual_seed(0)
-    network = mavos.build(name)
+    network = METHODS[name].build(name)
     for buffer in network.buffers():
         buffer.add_(torch.rand_like(buffer) if buffer.is_floating_point() else 0)
-    return network, mavos.to_published(network.state_dict())
+    return network, METHODS[name].to_published(network.state_dict())
 
 
 def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_names_of_hodor_go_both_ways():
+    network, published = built("hodor")
+    own = network.state_dict()
+    assert {key: tuple(published[key].shape) for key in HODOR} == HODOR
+    assert len(published) == 469
+    assert len([key for key in published if key.endswith("relative_position_index")]) == 12
+    assert len(hodor.essential(published)) == len(own)
+    assert not published.keys() & own.keys()
+    assert recognize(published) == "hodor"
+    assert recognize(own) is None
+    assert equal(hodor.to_ours(published), own)
+
+
+def test_entries_of_another_network_have_no_names_in_hodor():
+    own = built("mavos_mobilenetv2")[0].state_dict()
+    published = hodor.to_published(own)
+    assert hodor.recognize(published) is None
+    assert len(published) == len(own)
+    assert hodor.to_published({}) == {}
+
+
+@pytest.mark.parametrize("name", mavos.NAMES)
 def test_names_go_both_ways(name):
     network, published = built(name)
     own = network.state_dict()
@@ -97,7 +137,7 @@ def test_a_published_state_dict_is_loaded(name):
     assert equal(loaded.state_dict(), network.state_dict())
 
 
-@pytest.mark.parametrize("name", ["mavos_mobilenetv2", "deaotl_r50", "deaotl_swinb", "aotl_mobilenetv2"])
+@pytest.mark.parametrize("name", ["mavos_mobilenetv2", "deaotl_r50", "deaotl_swinb", "aotl_mobilenetv2", "hodor"])
 def test_there_and_back_again(name, tmp_path, command):
     network, published = built(name)
     theirs, ours, again = tmp_path / "theirs.pth", tmp_path / "ours.ckpt", tmp_path / "again.pth"
@@ -117,7 +157,8 @@ def test_there_and_back_again(name, tmp_path, command):
     assert (
         f"is a published file of {name}: {len(published)} entries" in command("convert", str(theirs), "--inspect").out
     )
-    assert "a checkpoint of lightning_vos.MAVOS after 0 steps" in inspect(ours)
+    method = "HODOR" if name == "hodor" else "MAVOS"
+    assert f"a checkpoint of lightning_vos.{method} after 0 steps" in inspect(ours)
     assert f"{sum(value.numel() for value in published.values()) / 1e6:.2f} M numbers" in inspect(again)
 
 
@@ -137,32 +178,40 @@ def test_a_converted_checkpoint_is_tested(tmp_path, command, monkeypatch):
     assert "no state of the optimizer" in resumed.err
 
 
-def spoilt(state, how):
+FAULTY = {
+    "mavos_mobilenetv2": ("LSTT.layers.1.linear_U.bias", "encoder_projector.bias"),
+    "hodor": ("encoder.attn_layers.3.cross_attn.scaling_factors", "encoder.bg_query_embed"),
+}
+"""Of each model an entry that is taken away, and one that gets another shape."""
+
+
+def spoilt(model, state, how):
     """A state dict with one fault, and the entry that a message must name."""
     state = dict(state)
     if how == "missing":
-        name = "LSTT.layers.1.linear_U.bias"
+        name = FAULTY[model][0]
         del state[name]
     elif how == "left over":
         name = "decoder.surplus.weight"
         state[name] = torch.zeros(2)
     else:
-        name = "encoder_projector.bias"
+        name = FAULTY[model][1]
         state[name] = torch.zeros(7)
     return state, name
 
 
+@pytest.mark.parametrize("model", FAULTY)
 @pytest.mark.parametrize("how", ["missing", "left over", "of another shape"])
-def test_one_fault_is_enough_and_is_named(tmp_path, how):
-    network, published = built("mavos_mobilenetv2")
-    state, name = spoilt(published, how)
+def test_one_fault_is_enough_and_is_named(tmp_path, model, how):
+    network, published = built(model)
+    state, name = spoilt(model, published, how)
     path, target = tmp_path / "spoilt.pth", tmp_path / "ours.ckpt"
     torch.save(state, path)
     other = copy.deepcopy(network)
     before = {key: value.clone() for key, value in other.state_dict().items()}
     for attempt in (
-        lambda: load_published("mavos_mobilenetv2", state),
-        lambda: load_published("mavos_mobilenetv2", path),
+        lambda: load_published(model, state),
+        lambda: load_published(model, path),
         lambda: load_network(path),
         lambda: load_weights(other, path),
         lambda: convert(path, target),
@@ -182,7 +231,13 @@ def test_a_file_of_another_model_is_refused(tmp_path):
         load_published("mavos_mobilenetv2", path)
     with pytest.raises(CheckpointError, match="does not fit MAVOSNetwork with these settings"):
         load_weights(tiny.network(), path)
-    with pytest.raises(CheckpointError, match="'mavos_r51'; known are mavos_mobilenetv2, mavos_r50"):
+    with pytest.raises(CheckpointError, match="does not fit HODORNetwork with these settings"):
+        load_weights(tiny.hodor(), path)
+    torch.save(built("hodor")[1], path)
+    for network in (tiny.hodor(), tiny.network()):
+        with pytest.raises(CheckpointError, match="does not fit .*Network with these settings"):
+            load_weights(network, path)
+    with pytest.raises(CheckpointError, match="'mavos_r51'; known are hodor, mavos_mobilenetv2, mavos_r50"):
         load_published("mavos_r51", path)
 
 
@@ -205,6 +260,18 @@ def test_only_what_is_named_may_be_missing(tmp_path):
     torch.save({"state_dict": {k: v for k, v in state.items() if ".policy." not in k and "exit.bias" not in k}}, path)
     with pytest.raises(CheckpointError, match=r"1 entries missing: decoder\.exit\.bias"):
         load_weights(network, path, ["policy"])
+
+
+def test_a_published_file_of_hodor_is_loaded_and_may_lack_what_is_named(tmp_path):
+    network, published = built("hodor")
+    path = tmp_path / "part.pth"
+    for part, may_lack in (("nothing", []), ("decoder.catch_all_conv.1.", ["decoder.catch_all"])):
+        torch.save({"model": {k: v for k, v in published.items() if not k.startswith(part)}, "iterations": 3}, path)
+        other = copy.deepcopy(network)
+        with torch.no_grad():
+            other.encoder.object_embedding.zero_()
+        assert "published hodor" in load_weights(other, path, may_lack)
+        assert equal(other.state_dict(), network.state_dict())
 
 
 def test_a_published_file_may_lack_what_is_named(tmp_path):

@@ -5,7 +5,6 @@ Shapes: B clips, T frames, N object slots, H W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,10 +18,9 @@ from lightning_vos.callbacks.averaging import WarmEMA
 from lightning_vos.errors import ConfigError
 from lightning_vos.losses.segmentation import BootstrappedJaccard
 from lightning_vos.models.mavos.memory import MAVOSMemory
-from lightning_vos.models.mavos.network import MAVOSFeatures, MAVOSNetwork
-from lightning_vos.optim import PolynomialSchedule, parameter_groups
+from lightning_vos.models.mavos.network import MAVOSNetwork
+from lightning_vos.optim import PolynomialSchedule, parameter_groups, training_steps
 from lightning_vos.structures import Clip
-from lightning_vos.vos.canvas import View
 from lightning_vos.vos.module import VOSModule
 from lightning_vos.vos.network import Given, advance
 
@@ -58,6 +56,7 @@ class MAVOS(VOSModule):
         auxiliary_until: Fraction of training in which the weight of the reference frame's loss falls from 1 to 0.
         weights: As `VOSModule`.
         weights_may_lack: As `VOSModule`.
+        activation_checkpointing: As `VOSModule`.
         flip: As `VOSModule`.
         scales: As `VOSModule`.
     """
@@ -73,10 +72,18 @@ class MAVOS(VOSModule):
         weights: str | None = None,
         weights_may_lack: Sequence[str] = (),
         *,
+        activation_checkpointing: bool = False,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
     ) -> None:
-        super().__init__(network, weights, weights_may_lack, flip=flip, scales=scales)
+        super().__init__(
+            network,
+            weights,
+            weights_may_lack,
+            activation_checkpointing=activation_checkpointing,
+            flip=flip,
+            scales=scales,
+        )
         self.network: MAVOSNetwork
         self.loss = loss or BootstrappedJaccard()
         self.optimizer, self.schedule = optimizer, schedule
@@ -96,17 +103,12 @@ class MAVOS(VOSModule):
         Raises:
             ConfigError: if the training has no end.
         """
-        steps = self.trainer.estimated_stepping_batches
-        if not 0 < steps < math.inf:
-            raise ConfigError(
-                f"Training has no end: {steps} steps. Learning rate, losses and averaging follow the fraction done.\n"
-                "Set --trainer.max_steps, for example 100000 as the recipes do."
-            )
+        steps = training_steps(self.trainer)
         groups = parameter_groups(self.network, self.network.backbone, _UNDECAYED)
         in_backbone = [group.pop("backbone") for group in groups]
         optimizer = self.optimizer(groups)
         factors = [
-            self.schedule.factor(int(steps), group["lr"], backbone=inner)
+            self.schedule.factor(steps, group["lr"], backbone=inner)
             for group, inner in zip(optimizer.param_groups, in_backbone, strict=True)
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
@@ -154,26 +156,26 @@ class MAVOS(VOSModule):
         self._check(clip)
         frames, masks = clip.frames, clip.masks
         size = (frames.shape[3], frames.shape[4])
-        view = View(size, network.canvas.view(*size).network)
-        features = _by_frame(network.encode(network.canvas.enter(frames.flatten(0, 1), view)), len(frames))
+        view = network.canvas.view(size, size)
+        features = self.encode_clip(frames, view)
         slots = torch.arange(network.capacity, device=frames.device)
         valid = slots < clip.objects[:, None]
         planes = (masks[:, 0, None] == 1 + slots.view(1, -1, 1, 1)).float()
         memories: tuple[MAVOSMemory, ...] = (network.start(valid, network.train_rules, permutation),)
-        _, memories = advance(network, features[0], memories, view, time=0, given=Given(planes, valid))
+        _, memories = self.call(advance, network, features[0], memories, view, time=0, given=Given(planes, valid))
 
         own_labels = progress >= self.sequential_from
         auxiliary_weight = max(1 - progress / self.auxiliary_until, 0.0) if self.auxiliary_until else 0.0
         with torch.set_grad_enabled(auxiliary_weight > 0 and torch.is_grad_enabled()):
-            logits, memory = network.segment(features[0], memories[0], time=0)
+            logits, memory = network.segment(features[0], memories[0], view, time=0)
             again = network.resolve((logits,), (memory,), view)
             reference = self.loss(again.logits, masks[:, 0], progress)
         losses, labels = [], []
         last = frames.shape[1] - 1
         for time in range(1, 1 + last):
             forced = None if own_labels else network.planes(masks[:, time], network.capacity, view)
-            result, memories = advance(
-                network, features[time], memories, view, time=time, forced=forced, last=time == last
+            result, memories = self.call(
+                advance, network, features[time], memories, view, time=time, forced=forced, last=time == last
             )
             losses.append(self.loss(result.logits, masks[:, time], progress))
             labels.append(result.labels)
@@ -194,11 +196,3 @@ class MAVOS(VOSModule):
             raise ConfigError(
                 f"A clip holds {int(clip.objects.max())} objects, training takes {self.network.capacity} at most."
             )
-
-
-def _by_frame(features: MAVOSFeatures, clips: int) -> list[MAVOSFeatures]:
-    """Features of B * T frames as T features of B frames."""
-    parts = [tensor.unflatten(0, (clips, -1)).unbind(1) for tensor in (*features.maps, features.projected)]
-    return [
-        MAVOSFeatures((fine, middle, coarse), projected) for fine, middle, coarse, projected in zip(*parts, strict=True)
-    ]

@@ -19,7 +19,7 @@ from lightning_vos.models.mavos.decoder import PyramidDecoder
 from lightning_vos.models.mavos.elstt import ELSTT
 from lightning_vos.models.mavos.memory import MAVOSMemory, MemoryPolicy, MemoryRules, ModulatedCrossAttentionMemory
 from lightning_vos.models.mavos.transformer import Transformer
-from lightning_vos.vos.canvas import Canvas, View
+from lightning_vos.vos.canvas import ResizingCanvas, View
 from lightning_vos.vos.network import Given, Masks, VOSNetwork
 
 _NEVER = -1e10  # logit of a slot without an object
@@ -110,7 +110,7 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
                 f"The last map of backbone {backbone.name!r} has stride {backbone.last_stride}, MAVOS needs {stride}.\n"
                 "Set --model.network.backbone.final=false: the map at that stride is then the last."
             )
-        self.canvas = Canvas(stride, align_corners)
+        self.canvas: ResizingCanvas = ResizingCanvas(stride, align_corners)
         self.train_rules, self.test_rules = train_rules, test_rules
         self.backbone = backbone
         self.projector = nn.Conv2d(backbone.channels[3], channels, 1)
@@ -145,6 +145,7 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         self,
         features: MAVOSFeatures,
         memory: MAVOSMemory,
+        view: View,
         *,
         time: int,
         given: Given | None = None,
