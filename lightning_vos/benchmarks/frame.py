@@ -46,8 +46,13 @@ def measure_frame(
         Whole frames, then the parts of one; at the end the table of its operators if `is_profiled`.
 
     Raises:
-        ConfigError: if there are more objects than one memory holds.
+        ConfigError: if there are more objects than one memory holds, or the memory has no bank that grows by intervals.
     """
+    if not hasattr(network.test_rules, "interval"):
+        raise ConfigError(
+            f"`benchmark frame` measures banks that take in a frame at intervals, {type(network).__name__} has none.\n"
+            "  expected a recipe of the MAVOS family; `benchmark memory` takes any"
+        )
     if network.capacity is not None and setting.objects > network.capacity:
         raise ConfigError(
             f"{setting.objects} objects take several memories, but `benchmark frame` measures one.\n"

@@ -476,9 +476,13 @@ def test_what_comes_and_goes_leaves_no_slots(native):
 def test_of_an_object_that_is_stated_again_nothing_old_counts(native):
     frames = tiny.frames(6, 64, 80)
     again = labels_of(0, 0, 0, 0, 1)
-    tracker = Tracker(native)
+    tracker, read = Tracker(native), []
+    hook = native.decoder.register_forward_hook(lambda _, inputs, output: read.append(inputs[2]))
     for t, frame in enumerate(frames[:4]):
         prediction = tracker.step(frame, {0: labels_of(1, 2), 3: again}.get(t))
+    hook.remove()
+    assert read[-1].objects_valid[0].tolist() == [[False] * 3 + [True], [True] * 3 + [False]], "in its own frame"
+    assert read[-1].background_valid[0].tolist() == [True] * 3 + [False]
     assert prediction.object_ids == (1, 2)
     assert torch.equal(prediction.labels == 1, torch.from_numpy(again == 1))
     (memory,) = tracker.memories

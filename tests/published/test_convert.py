@@ -109,8 +109,8 @@ def test_entries_of_another_network_have_no_names_in_hodor():
     own = built("mavos_mobilenetv2")[0].state_dict()
     published = hodor.to_published(own)
     assert hodor.recognize(published) is None
-    assert len(published) == len(own)
-    assert hodor.to_published({}) == {}
+    assert len(hodor.essential(published)) == len(own)
+    assert hodor.essential(hodor.to_published({})) == {}
 
 
 @pytest.mark.parametrize("name", mavos.NAMES)
@@ -178,30 +178,31 @@ def test_a_converted_checkpoint_is_tested(tmp_path, command, monkeypatch):
     assert "no state of the optimizer" in resumed.err
 
 
-FAULTY = {
-    "mavos_mobilenetv2": ("LSTT.layers.1.linear_U.bias", "encoder_projector.bias"),
-    "hodor": ("encoder.attn_layers.3.cross_attn.scaling_factors", "encoder.bg_query_embed"),
+TAKEN_AWAY = {
+    "mavos_mobilenetv2": "LSTT.layers.1.linear_U.bias",
+    "hodor": "encoder.attn_layers.3.cross_attn.scaling_factors",
 }
-"""Of each model an entry that is taken away, and one that gets another shape."""
 
 
 def spoilt(model, state, how):
     """A state dict with one fault, and the entry that a message must name."""
     state = dict(state)
     if how == "missing":
-        name = FAULTY[model][0]
+        name = TAKEN_AWAY[model]
         del state[name]
     elif how == "left over":
         name = "decoder.surplus.weight"
         state[name] = torch.zeros(2)
     else:
-        name = FAULTY[model][1]
+        name = "encoder_projector.bias"
         state[name] = torch.zeros(7)
     return state, name
 
 
-@pytest.mark.parametrize("model", FAULTY)
-@pytest.mark.parametrize("how", ["missing", "left over", "of another shape"])
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [*(("mavos_mobilenetv2", how) for how in ("missing", "left over", "of another shape")), ("hodor", "missing")],
+)
 def test_one_fault_is_enough_and_is_named(tmp_path, model, how):
     network, published = built(model)
     state, name = spoilt(model, published, how)
@@ -235,7 +236,7 @@ def test_a_file_of_another_model_is_refused(tmp_path):
         load_weights(tiny.hodor(), path)
     torch.save(built("hodor")[1], path)
     for network in (tiny.hodor(), tiny.network()):
-        with pytest.raises(CheckpointError, match="does not fit .*Network with these settings"):
+        with pytest.raises(CheckpointError, match=r"does not fit .*Network with these settings"):
             load_weights(network, path)
     with pytest.raises(CheckpointError, match="'mavos_r51'; known are hodor, mavos_mobilenetv2, mavos_r50"):
         load_published("mavos_r51", path)

@@ -62,3 +62,13 @@ class DescriptorMemory:
     rules: WindowRules
     frames: tuple[RememberedFrame, ...] = ()
     current: RememberedFrame | None = None
+
+    @property
+    def bank_bytes(self) -> int:
+        """Size of what is remembered in bytes."""
+        return sum(frame.background.nbytes + frame.objects.nbytes for frame in self.frames)
+
+    @property
+    def bank_frames(self) -> int:
+        """How many frames are remembered."""
+        return len(self.frames)
