@@ -74,9 +74,10 @@ def test_soft_masked_attention(case):
     near(output, a["output"])
     near(layer.logits(inputs["query"], inputs["key"], inputs["mask"]).softmax(dim=3), a["attention"])
     (output * a["probe"]).sum().backward()
-    for name, tensor in inputs.items():
-        near(tensor.grad, a[f"grad_{name}"])
-    near(layer.strengths.grad, a["grad_scaling_factors"])
+    gradients = {name: tensor.grad for name, tensor in inputs.items()} | {"scaling_factors": layer.strengths.grad}
+    for name, found in gradients.items():
+        if f"grad_{name}" in a:  # a small case lacks those of its large inputs
+            near(found, a[f"grad_{name}"])
     del weights["strengths"]
     for masking, expected in (("none", "output_no_masking"), ("hard", "output_hard_masking")):
         ablation = SoftMaskedAttention(a["query"].shape[2], masking).eval()
