@@ -126,7 +126,8 @@ class VOSDataModule(RankedDataModule, ABC):
         """Find the sequences that a stage needs and say which they are."""
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in needed.get(stage, ("test",)):
-            self.find(split)
+            if split != "val" or not self.trainer or self.trainer.limit_val_batches:
+                self.find(split)
 
     def find(self, split: Split) -> Sequence[SequenceFiles]:
         """The sequences of a split; the first call looks for them and says which they are."""

@@ -81,19 +81,22 @@ class VideoFolder(VOSDataModule):
         if split == "test":
             return self._prompted
         usable = [sequence for sequence in self._prompted if sequence.is_dense]
-        if not usable:
+        trained = usable if self.sampler.needs_truth else self._prompted
+        if not usable and (split == "val" or not trained):
+            training = "Add masks, or use `lightning_vos predict`, which needs those of first appearances alone."
+            if not self.sampler.needs_truth:
+                training = "Add masks to a video, or train without validation: --trainer.limit_val_batches=0"
             raise DatasetNotFoundError(
-                f"No video in {self.frames} can be trained on or validated with:\n"
+                f"No video in {self.frames} can be {'validated with' if trained else 'trained on or validated with'}:\n"
                 f"none of the {len(self._prompted)} with masks has dense ones.\n"
                 f"  found, for example: {_masks_found(self._prompted[0])}\n"
                 "  expected: two masks or more that follow their objects, best one for every frame.\n"
-                "Add masks, or use `lightning_vos predict`, which needs those of first appearances alone."
+                f"{training}"
             )
         held_out = usable[self.holdout - 1 :: self.holdout] or usable[-1:]
         if split == "val":
             return held_out
-        trained = usable if self.sampler.needs_truth else self._prompted
-        if len(trained) == 1:
+        if len(trained) == 1 and usable:
             rank_zero_warn(
                 f"{self.frames} has a single video with dense masks, {usable[0].name}: it is both trained on and "
                 "validated with, so the validation score says little."

@@ -245,7 +245,7 @@ def benchmark_training(
                 try:
                     cost: StepCost = next(process)
                 except (StoppedError, ConfigError) as stop:
-                    table.add_row(f"{what}: {str(stop).splitlines()[0].rstrip(':.')}")
+                    table.add_row(f"{what}: {' '.join(str(stop).split())}")
                     continue
             unit = unit or cost
             ratios = (f"{ours / first:.2f}" for ours, first in zip(cost, unit, strict=True))

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 
 from datamodules import VideoFolder
 from datamodules.samplers import CycleSampler
@@ -171,3 +172,16 @@ def test_a_cycle_is_trained_on_videos_with_one_mask_too(tmp_path, write_video, m
     cycle = VideoFolder(tmp_path, sampler=CycleSampler(), merge=0.0)
     assert [one.name for one in cycle.sequences("train")] == ["v0", "v1", "v2"]
     assert [one.name for one in cycle.sequences("val")] == ["v3"]
+
+
+def test_videos_of_one_mask_each_can_be_trained_on_but_not_validated_with(tmp_path, write_video, moving):
+    for number in range(2):
+        write_video(*(tmp_path / kind / f"v{number}" for kind in ("JPEGImages", "Annotations")), moving(1), 6)
+    with pytest.raises(DatasetNotFoundError, match="Add masks, or use `lightning_vos predict`"):
+        VideoFolder(tmp_path).sequences("train")
+    cycle = VideoFolder(tmp_path, sampler=CycleSampler(), merge=0.0)
+    assert [one.name for one in cycle.sequences("train")] == ["v0", "v1"]
+    with pytest.raises(DatasetNotFoundError, match=r"without validation: --trainer\.limit_val_batches=0"):
+        cycle.setup("fit")
+    cycle.trainer = Trainer(limit_val_batches=0, logger=False, accelerator="cpu")
+    cycle.setup("fit")

@@ -914,3 +914,15 @@ def test_the_network_is_the_same_after_tracking():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     list(track(network, tiny.frames(9), {0: tiny.squares(1)}))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_window_in_training_is_refused():
+    with pytest.raises(ValueError, match="cycles choose what is read"):
+        tiny.hodor(train_rules=WindowRules(2))
+
+
+def test_what_is_too_small_to_be_seen_is_told():
+    mask = np.zeros((61, 47), np.int64)
+    mask[0, 0] = 1
+    with pytest.warns(UserWarning, match="given in frame 0, 1 are too small"):
+        list(track(tiny.hodor().eval(), tiny.frames(2, 61, 47), {0: mask}))

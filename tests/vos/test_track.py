@@ -191,6 +191,15 @@ def test_a_size_of_ones_own(network):
     assert said[1].labels.shape == (50, 37)
 
 
+def test_the_same_view_twice_is_one_view(network):
+    frames, prompts = tiny.frames(4, 48, 48), {0: tiny.squares(1, 2, height=48, width=48)}
+    once, twice = (list(track(network, frames, prompts, scales=(1.0,) * views)) for views in (1, 2))
+    for first, second in zip(once, twice, strict=True):
+        assert torch.equal(first.labels, second.labels)
+        assert torch.allclose(first.probabilities, second.probabilities, atol=1e-6)
+        assert torch.equal(first.labels > 0, first.probabilities.max(dim=0).indices > 0)
+
+
 def test_several_scales_and_flips_are_averaged_and_remember_their_own(network):
     """The mean over passes that know nothing of one another; flipping a video flips what is said of it."""
     frames, prompts = tiny.frames(7, 49, 41), {0: tiny.squares(1, 2, height=49, width=41)}

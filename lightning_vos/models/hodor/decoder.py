@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_vos.layers.sine_position import sine_position
 
@@ -35,7 +36,8 @@ def never(like: Tensor) -> float:
 class DeformableConvolution(nn.Module):
     """A 3 x 3 convolution whose taps move by learnt offsets (Dai et al., ICCV 2017).
 
-    It equals torchvision's, whose backward pass takes several times as long on a CPU, and which knows no bfloat16.
+    It equals torchvision's, whose backward pass takes several times as long on a CPU, and which knows no bfloat16. The
+    sampled features, nine times as large as the map, are not kept for the backward pass but sampled again.
 
     Args:
         channels: C.
@@ -48,10 +50,16 @@ class DeformableConvolution(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, h, w) features to as many."""
+        # Positions are in pixels, for which half precision is too coarse.
+        arguments = features, self.offsets(features).float()
+        if torch.is_grad_enabled():
+            return checkpoint(self._convolve, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return self._convolve(*arguments)
+
+    def _convolve(self, features: Tensor, offsets: Tensor) -> Tensor:
         height, width = features.shape[2:]
         rows, columns, taps = (torch.arange(n, device=features.device) for n in (height, width, 9))
-        # Positions are in pixels, for which half precision is too coarse.
-        offsets = self.offsets(features).float().unflatten(1, (9, 2))
+        offsets = offsets.unflatten(1, (9, 2))
         y = rows[:, None] + (taps // 3 - 1).view(-1, 1, 1) + offsets[:, :, 0]
         x = columns + (taps % 3 - 1).view(-1, 1, 1) + offsets[:, :, 1]
         grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=4).flatten(1, 2)

@@ -6,6 +6,7 @@ eighth of h w with the paper's backbone), C channels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +44,10 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
 
     Args:
         backbone: The image encoder; the second of its strides is that of the coarse map, twice the first.
-        detector: A detector's checkpoint to start from, whose `backbone.*` and `neck.*` entries (Swin and FPN, as
-            mmdetection names them) fill backbone and pyramid; None starts the backbone from its own start weights and
-            the pyramid at random. The published training starts from a detector.
+        detector: A detector's checkpoint to start from, whose `backbone.*` and `neck.*` entries fill backbone and
+            pyramid, Swin's named as its authors' own detection code does (`backbone.layers.0.blocks.0.mlp.fc1`); None
+            starts the backbone from its own start weights and the pyramid at random. The published training starts
+            from a detector.
         masking: How masks act in the encoder's attention, see `SoftMaskedAttention`.
         strengths: Initial masking strengths, one a head, see `SoftMaskedAttention`.
         divided_strengths: See `SoftMaskedAttention`.
@@ -53,7 +55,7 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
         layers: Of the encoder and of the decoder.
         background: K, descriptors of the background: 1, 2, 4, 9, 12 or 16.
         canvas: The sizes at which videos are tested.
-        train_rules: Rules of the memory in training.
+        train_rules: Rules of the memory in training, whose window is none: cycles choose what is read.
         test_rules: Rules of the memory at test.
     """
 
@@ -87,6 +89,10 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
                 f"HODORNetwork: channels is {channels}, layers {layers}, canvas.multiple {canvas.multiple}; expected a "
                 f"multiple of 64, at least 1 layer, and a multiple of {coarse}, the stride of the coarse map"
             )
+        if train_rules.window is not None:
+            raise ValueError(
+                f"HODORNetwork: train_rules.window is {train_rules.window}, expected null: cycles choose what is read"
+            )
         self.canvas: PaddingCanvas = canvas
         self.train_rules, self.test_rules = train_rules, test_rules
         self.detector, self.background = detector, background
@@ -118,8 +124,9 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
             raise CheckpointError(
                 f"The detector {path} does not fit this backbone and its pyramid:\n"
                 f"  {len(missing)} entries missing {missing[:2]}, {len(wrong)} of another shape {wrong[:2]}.\n"
-                "Expected `backbone.*` and `neck.*` of a Swin-T detector with an FPN, as mmdetection saves it, "
-                "or leave --model.network.detector out: the pyramid then starts at random."
+                "Expected a Swin-T detector with an FPN, named as the authors of Swin do in their detection code, such "
+                "as backbone.layers.0.blocks.0.mlp.fc1.weight and neck.lateral_convs.0.conv.weight.\n"
+                "Or leave --model.network.detector out: the pyramid then starts at random."
             )
         self.load_state_dict({name: found[name] for name in own}, strict=False)
 
@@ -208,9 +215,9 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
     ) -> Masks:
         """Upsample and paste what is given.
 
-        Logits are the highest of the background, then the objects. Labels are the arg-max over each background
-        descriptor by itself, probability 0 is what objects leave. What is remembered are probabilities at the coarse
-        grid, with the cells of the background less those of objects.
+        Each descriptor of the background competes by itself: logits and probabilities are those of the best one, then
+        of the objects, and labels their arg-max. What is remembered are probabilities at the coarse grid, with the
+        cells of the background less those of objects.
         """
         ((logit,), (memory,)) = logits, memories
         if logit is None:  # every slot is given
@@ -226,9 +233,9 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
             whole = self.canvas.leave(self._upsample(logit.float()).softmax(dim=1), view)
             if given is not None:
                 whole = _pasted(whole, given)
-            labels = (whole.max(dim=1).indices - self.background).clamp(min=0)
-            objects = whole[:, cells:]
-            probabilities = torch.cat([(1 - objects.sum(dim=1, keepdim=True)).clamp(min=0), objects], dim=1)
+            best = torch.cat([whole[:, :cells].amax(dim=1, keepdim=True), whole[:, cells:]], dim=1)
+            probabilities = best / best.sum(dim=1, keepdim=True)
+            labels = probabilities.max(dim=1).indices
         if given is None:
             soft = F.interpolate(soft, scale_factor=0.5, mode="bilinear", align_corners=False)
         else:
@@ -276,7 +283,14 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
         for frame in memory.frames:
             known = known | F.pad(frame.described, (0, known.shape[1] - frame.described.shape[1]))
         if given is not None:
-            known = torch.where(given.stated, leaves_trace(planes[:, self.background :]), known)
+            is_seen = leaves_trace(planes[:, self.background :])
+            known = torch.where(given.stated, is_seen, known)
+            if not torch.is_grad_enabled() and bool(small := int((given.stated & memory.valid & ~is_seen).sum())):
+                warnings.warn(
+                    f"Of the objects that are given in frame {time}, {small} are too small to be seen at the size the "
+                    "network works at, and are left out: try a larger one (--size H W).",
+                    stacklevel=2,
+                )
         known = known & memory.valid
         described = self.encoder(features.coarse, planes, known)
         frames = [frame for frame in memory.frames if frame.time != time]
