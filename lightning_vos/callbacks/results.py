@@ -165,11 +165,13 @@ class RepeatFirstMask(PredictionCallback):
         self._labels = self._scorer = None
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: VOSModule) -> None:  # type: ignore[override]
-        """Log the score and print it beside the method's."""
+        """Log the score and print it beside the method's; nothing without public truth."""
         repeated = self._scores.compute().summary["J&F"]
+        if math.isnan(repeated):
+            return
         method = pl_module.scores.compute().summary["J&F"]
         pl_module.log("test/J&F_first_mask_repeated", repeated)
-        if trainer.is_global_zero and not math.isnan(repeated):
+        if trainer.is_global_zero:
             Console().print(
                 f"J&F {method:.1f} %, first mask repeated {repeated:.1f} %: {method - repeated:+.1f} points",
                 style="bold",
