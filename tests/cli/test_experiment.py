@@ -277,7 +277,7 @@ def test_shipped_rows_are_parsed_by_the_real_command_line(command, path):
     assert printed.status == 0, printed.err
     first_seed = printed.out.splitlines()[: 2 * len(yaml.safe_load(path.read_text())["rows"])]
     for line in first_seed[::2]:
-        _, *words = line.split()
+        _, *words = shlex.split(line)
         parsed = command(*words, "--print_config")
         assert parsed.status == 0, parsed.err
 

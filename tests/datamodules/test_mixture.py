@@ -97,7 +97,9 @@ def test_batches_are_a_function_of_seed_and_rank(whole, monkeypatch):
     def batch(seed="1", rank=0, workers=2):
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
         data = mixture(whole, workers=workers, repeats={"davis": 5})
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, global_step=4, accumulate_grad_batches=1)
+        data.trainer = SimpleNamespace(
+            global_rank=rank, world_size=2, global_step=4, accumulate_grad_batches=1, limit_val_batches=1.0
+        )
         data.setup("fit")
         return next(iter(data.train_dataloader())).frames
 
