@@ -108,3 +108,48 @@ def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> DiceAndCrossEntrop
     extent = (probabilities + truth).mean(dim=1)
     dice = torch.where(overlap > 1e-6, 1 - (overlap + 1e-6) / (extent + 1e-6), 0.0).mean()
     return DiceAndCrossEntropy(dice + cross_entropy, dice, cross_entropy)
+
+
+class BootstrappedDice(nn.Module):
+    """Bootstrapped cross entropy and soft dice of each object, added: the loss of XMem and QMVOS.
+
+    Args:
+        hardest: Fraction of pixels that the cross entropy keeps in the end.
+        start: Fraction of training up to which it keeps all.
+        end: Fraction of training from which it keeps the hardest alone; between them the fraction falls linearly.
+    """
+
+    def __init__(self, hardest: float = 0.15, start: float = 10 / 65, end: float = 40 / 65) -> None:
+        super().__init__()
+        if not 0 < hardest <= 1 or not 0 <= start < end <= 1:
+            raise ValueError(
+                f"BootstrappedDice: hardest is {hardest}, start {start}, end {end}; expected fractions of 1, rising"
+            )
+        self.hardest, self.start, self.end = hardest, start, end
+
+    def kept(self, progress: float) -> float:
+        """Fraction of pixels in the cross entropy after `progress` of training."""
+        if progress < self.start:
+            return 1.0
+        left = max(self.end - progress, 0.0) / (self.end - self.start)
+        return self.hardest + (1 - self.hardest) * left
+
+    def forward(
+        self, logits: Tensor, probabilities: Tensor, labels: Tensor, valid: Tensor, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """Cross entropy and dice, () each.
+
+        Args:
+            logits: (B, 1 + N, H, W).
+            probabilities: (B, 1 + N, H, W).
+            labels: (B, H, W) int64.
+            valid: (B, N) bool; slots without an object take no part in the cross entropy, but in the mean of the dice.
+            progress: In [0, 1], of training.
+        """
+        empty = F.pad(~valid, (1, 0))[:, :, None, None]
+        entropy = bootstrapped_cross_entropy(logits.masked_fill(empty, -1e10), labels, self.kept(progress)).mean()
+        slots = torch.arange(1, logits.shape[1], device=labels.device).view(1, -1, 1, 1)
+        truth = (labels[:, None] == slots).to(probabilities.dtype).flatten(2)
+        soft = probabilities[:, 1:].flatten(2)
+        overlap, extent = (soft * truth).sum(dim=2), soft.sum(dim=2) + truth.sum(dim=2)
+        return entropy, (1 - (2 * overlap + 1) / (extent + 1)).mean()

@@ -10,14 +10,14 @@ import torch
 
 from lightning_vos.errors import CheckpointError
 from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict, state_dict_of
-from lightning_vos.published import hodor, mavos
+from lightning_vos.published import hodor, mavos, qmvos
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_vos.vos.network import VOSNetwork
 
-METHODS = {name: method for method in (hodor, mavos) for name in method.NAMES}
+METHODS = {name: method for method in (hodor, mavos, qmvos) for name in method.NAMES}
 """Published model -> the file here that knows it."""
 
 

@@ -88,21 +88,23 @@ class ResizingCanvas(Canvas):
 
 @dataclass(frozen=True)
 class PaddingCanvas(Canvas):
-    """Resizes frames to a short side, up or down, keeps their shape and pads them; how HODOR sees them.
+    """Resizes frames to a short side, up or down, keeps their shape and pads them; how HODOR and XMem see them.
 
     Attributes:
         multiple: Network sides are multiples of it.
-        short_side: Of a resized frame.
+        short_side: Of a resized frame; None keeps the size of the video.
         long_side: The most that its long side gets; None for no limit.
+        is_centred: Whether the padding lies on all sides, the odd pixel right and below, or right and below alone.
     """
 
     multiple: int = 32
-    short_side: int = 512
+    short_side: int | None = 512
     long_side: int | None = 987
+    is_centred: bool = False
 
     def __post_init__(self) -> None:
-        is_shorter = self.long_side is not None and self.long_side < self.short_side
-        if min(self.multiple, self.short_side) < 1 or is_shorter:
+        short = 1 if self.short_side is None else self.short_side
+        if min(self.multiple, short) < 1 or (self.long_side is not None and self.long_side < short):
             raise ValueError(
                 f"PaddingCanvas: multiple={self.multiple}, short_side={self.short_side}, long_side={self.long_side}; "
                 "expected at least 1 of each, and a long side that is no shorter than the short one"
@@ -112,35 +114,37 @@ class PaddingCanvas(Canvas):
         """As `Canvas.view`; a frame without a `size` is resized to the limits, each side rounded half to even."""
         factor = scale or 1.0
         if size is None:
-            fitting = self.short_side / min(frame)
-            if self.long_side:
+            fitting = self.short_side / min(frame) if self.short_side else 1.0
+            if self.long_side is not None:
                 fitting = min(fitting, self.long_side / max(frame))
             factor *= fitting
         height, width = (max(round(side * factor), 1) for side in size or frame)
         return View(frame, (height, width), (height + -height % self.multiple, width + -width % self.multiple))
 
     def enter(self, frames: Tensor, view: View) -> Tensor:
-        """Resize (B, 3, H, W) frames bilinearly and pad them right and below with the mean colour of ImageNet."""
+        """Resize (B, 3, H, W) frames bilinearly and pad them with the mean colour of ImageNet."""
         if view.frame != view.content:
             frames = F.interpolate(frames, view.content, mode="bilinear", align_corners=False)
         if view.content == view.network:
             return frames
         mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=frames.device, dtype=frames.dtype).view(1, 3, 1, 1)
-        return _padded(frames - mean, view) + mean
+        return self.pad(frames - mean, view) + mean
 
-    def enter_planes(self, planes: Tensor, view: View) -> Tensor:
-        """Resize (B, N, H, W) planes in {0, 1} bilinearly, call a half or less background, and pad them with 0."""
-        if view.frame != view.content:
-            planes = (F.interpolate(planes, view.content, mode="bilinear", align_corners=False) > 0.5).float()
-        return _padded(planes, view)
+    def pad(self, maps: Tensor, view: View) -> Tensor:
+        """Pad (..., h, w) maps of the content's size with 0 to the network's."""
+        top, left = self._offset(view)
+        height, width = (side - own for side, own in zip(view.network, view.content, strict=True))
+        return F.pad(maps, (left, width - left, top, height - top))
 
     def leave(self, maps: Tensor, view: View) -> Tensor:
         """Cut the padding off (B, C, h, w) maps of the network's size and resize them bilinearly to the frame's."""
-        maps = maps[:, :, : view.content[0], : view.content[1]]
+        top, left = self._offset(view)
+        maps = maps[:, :, top : top + view.content[0], left : left + view.content[1]]
         if view.frame == view.content:
             return maps
         return F.interpolate(maps, view.frame, mode="bilinear", align_corners=False)
 
-
-def _padded(maps: Tensor, view: View) -> Tensor:
-    return F.pad(maps, (0, view.network[1] - view.content[1], 0, view.network[0] - view.content[0]))
+    def _offset(self, view: View) -> tuple[int, int]:
+        if not self.is_centred:
+            return 0, 0
+        return (view.network[0] - view.content[0]) // 2, (view.network[1] - view.content[1]) // 2

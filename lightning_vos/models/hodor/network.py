@@ -162,7 +162,7 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
         """
         current = None
         if given is not None:
-            planes = self._planes(self.canvas.enter_planes(given.planes, view))
+            planes = self._planes(self._enter(given.planes, view))
             begun = given.stated & memory.valid & leaves_trace(planes[:, self.background :])
             described = self.encoder(features.coarse, planes, begun)
             current = _remembered(time, described, begun, has_background=not memory.frames)
@@ -224,7 +224,7 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
             assert given is not None
             labels = torch.where(given.planes.any(dim=1), 1 + given.planes.to(torch.uint8).argmax(dim=1), 0)
             certain = F.one_hot(labels, 1 + given.planes.shape[1]).movedim(3, 1).float()
-            planes = self._planes(self.canvas.enter_planes(given.planes, view))
+            planes = self._planes(self._enter(given.planes, view))
             return Masks(never(certain) * (1 - certain), certain, labels, planes)
         cells = 1 + self.background
         merged = torch.cat([logit[:, :cells].amax(dim=1, keepdim=True), logit[:, cells:]], dim=1)
@@ -239,7 +239,7 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
         if given is None:
             soft = F.interpolate(soft, scale_factor=0.5, mode="bilinear", align_corners=False)
         else:
-            entered = given._replace(planes=self.canvas.enter_planes(given.planes, view))
+            entered = given._replace(planes=self._enter(given.planes, view))
             soft = self._shrunk(_pasted(self._upsample(soft), entered))
         objects = soft[:, cells:]
         if memory.rules.detach_intermediate_masks:
@@ -251,7 +251,13 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
     def planes(self, labels: Tensor, slots: int, view: View) -> Tensor:
         """The cells of the background, then the objects, at the coarse grid: (B, K + slots, h8, w8)."""
         numbers = torch.arange(1, 1 + slots, device=labels.device).view(1, -1, 1, 1)
-        return self._planes(self.canvas.enter_planes((labels[:, None] == numbers).float(), view))
+        return self._planes(self._enter((labels[:, None] == numbers).float(), view))
+
+    def _enter(self, planes: Tensor, view: View) -> Tensor:
+        """Given planes (B, N, H, W) at the network's size: resized bilinearly, where more than a half is the object."""
+        if view.frame != view.content:
+            planes = (F.interpolate(planes, view.content, mode="bilinear", align_corners=False) > 0.5).float()
+        return self.canvas.pad(planes, view)
 
     def _planes(self, objects: Tensor) -> Tensor:
         """The same of (B, N, h, w) planes at the network's size; cells are cut at that size."""

@@ -1,0 +1,84 @@
+"""XMem's encoders: keys of a frame, values of its objects.
+
+Shapes: B batch, N object slots, H W network size, h w grid of stride 16, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from lightning_vos.models.qmvos.fusion import FeatureFusion
+from lightning_vos.models.qmvos.sensory import RecurrentCell
+
+_VALUE_CHANNELS = 256  # of a ResNet-18 at stride 16
+
+
+class Keys(NamedTuple):
+    """What a frame is found by."""
+
+    key: Tensor  # (B, C, h, w)
+    shrinkage: Tensor  # (B, 1, h, w), 1 and above: how sure a position of the memory is
+    selection: Tensor  # (B, C, h, w) in [0, 1]: which channels a position that reads asks for
+
+
+class KeyProjection(nn.Module):
+    """Projects features of a frame to keys (XMem, Sec. 3.3).
+
+    Args:
+        in_channels: Of the features.
+        channels: C.
+    """
+
+    def __init__(self, in_channels: int, channels: int = 64) -> None:
+        super().__init__()
+        self.key = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.shrinkage = nn.Conv2d(in_channels, 1, 3, padding=1)
+        self.selection = nn.Conv2d(in_channels, channels, 3, padding=1)
+        nn.init.orthogonal_(self.key.weight)
+        assert self.key.bias is not None
+        nn.init.zeros_(self.key.bias)
+
+    def forward(self, features: Tensor) -> Keys:
+        """The keys of (B, in, h, w) features."""
+        return Keys(self.key(features), self.shrinkage(features).square() + 1, self.selection(features).sigmoid())
+
+
+class ValueEncoder(nn.Module):
+    """Encodes a frame with the masks of its objects, each beside those of all others.
+
+    Args:
+        frame_channels: Of the frame's features at stride 16.
+        channels: Of a value.
+        hidden: Of the sensory memory; 0 for none.
+        others: Whether the other objects are a plane of the input; pre-training on single objects has none.
+    """
+
+    def __init__(
+        self, frame_channels: int = 1024, channels: int = 512, hidden: int = 64, *, others: bool = True
+    ) -> None:
+        super().__init__()
+        self.body: Any = timm.create_model(
+            "resnet18", features_only=True, out_indices=(3,), in_chans=5 if others else 4
+        )
+        self.others = others
+        self.fusion = FeatureFusion(frame_channels, _VALUE_CHANNELS, channels)
+        self.deep_update = RecurrentCell(channels, hidden) if hidden else None
+
+    def forward(self, image: Tensor, features: Tensor, planes: Tensor) -> Tensor:
+        """Values (B, N, C, h, w).
+
+        Args:
+            image: (B, 3, H, W), normalised.
+            features: (B, frame_channels, h, w).
+            planes: (B, N, H, W) in [0, 1].
+        """
+        images = image[:, None].expand(-1, planes.shape[1], -1, -1, -1)
+        parts = [images, planes[:, :, None]]
+        if self.others:
+            parts.append((planes.sum(dim=1, keepdim=True) - planes)[:, :, None])
+        (objects,) = self.body(torch.cat(parts, dim=2).flatten(0, 1))
+        return self.fusion(features, objects.unflatten(0, planes.shape[:2]))

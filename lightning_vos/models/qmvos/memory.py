@@ -1,0 +1,223 @@
+"""XMem's three stores: what a frame leaves for later ones, and how it is kept bounded (XMem, Sec. 3.2 and 3.3).
+
+Objects that enter in one frame are a group. Keys are shared by all; of a later group the values begin later, so they
+belong to the last positions of the keys.
+
+Shapes: B batch, N object slots, n objects of a group, M positions of a store, P positions of a frame, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_vos.models.qmvos.similarity import affinity, anisotropic_similarity
+
+_YOUNG = 1e-7  # the lifetime of a position that was never read
+
+
+@dataclass(frozen=True)
+class LongTermRules:
+    """When the working memory is condensed into prototypes, and how many of them are kept.
+
+    Attributes:
+        max_frames: Frames in the working memory at which it is condensed.
+        min_frames: Frames that stay then: the first and the latest.
+        prototypes: Positions that are made of the others.
+        capacity: Positions of the long-term memory; the least used go.
+        late_groups: Which values of objects that came later stay in the working memory: `official` keeps those of
+            their own first frame beside the keys of the video's first; `aligned` keeps those that keys belong to.
+    """
+
+    max_frames: int = 10
+    min_frames: int = 5
+    prototypes: int = 128
+    capacity: int = 10_000
+    late_groups: Literal["official", "aligned"] = "official"
+
+    def __post_init__(self) -> None:
+        if not 1 < self.min_frames < self.max_frames or not 0 < self.prototypes <= self.capacity:
+            raise ValueError(
+                f"LongTermRules: max_frames={self.max_frames}, min_frames={self.min_frames}, "
+                f"prototypes={self.prototypes}, capacity={self.capacity}; expected 1 < min_frames < max_frames, and "
+                "positive numbers, no more prototypes than the capacity"
+            )
+
+
+@dataclass(frozen=True)
+class Store:
+    """Positions to be found by their keys, and what they say of each object.
+
+    Attributes:
+        key: (B, C, M).
+        shrinkage: (B, 1, M).
+        selection: (B, C, M), with which a position becomes a prototype; None where it never will.
+        values: For each group (B, n, C, M'), of the last M' positions; M' may be 0.
+        usage: (B, M), how much positions were read.
+        life: (B, M), how often they could have been.
+    """
+
+    key: Tensor
+    shrinkage: Tensor
+    selection: Tensor | None
+    values: tuple[Tensor, ...]
+    usage: Tensor
+    life: Tensor
+
+    @property
+    def size(self) -> int:
+        """How many positions it has."""
+        return self.key.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        parts = (self.key, self.shrinkage, self.selection, self.usage, self.life, *self.values)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    def counted(self, reads: Tensor) -> Store:
+        """The store after its positions were read with (B, M) weights."""
+        return replace(self, usage=self.usage + reads, life=self.life + 1)
+
+    def at(self, kept: Tensor) -> Store:
+        """The positions of a (M,) bool mask; values of a group follow those that it has."""
+        return Store(
+            self.key[:, :, kept],
+            self.shrinkage[:, :, kept],
+            None if self.selection is None else self.selection[:, :, kept],
+            tuple(value[..., kept[self.size - value.shape[3] :]] for value in self.values),
+            self.usage[:, kept],
+            self.life[:, kept],
+        )
+
+
+def new_store(key: Tensor, shrinkage: Tensor, selection: Tensor | None, values: tuple[Tensor, ...]) -> Store:
+    """Positions that nobody has read yet; arguments as the attributes of `Store`."""
+    usage = key.new_zeros(key.shape[0], key.shape[2])
+    return Store(key, shrinkage, selection, values, usage, torch.full_like(usage, _YOUNG))
+
+
+def joined(first: Store | None, second: Store) -> Store:
+    """Both stores as one; where the second has more groups, they begin there."""
+    if first is None:
+        return second
+    values = tuple(
+        torch.cat([first.values[group], value], dim=3) if group < len(first.values) else value
+        for group, value in enumerate(second.values)
+    )
+    selection = None
+    if first.selection is not None and second.selection is not None:
+        selection = torch.cat([first.selection, second.selection], dim=2)
+    return Store(
+        torch.cat([first.key, second.key], dim=2),
+        torch.cat([first.shrinkage, second.shrinkage], dim=2),
+        selection,
+        values,
+        torch.cat([first.usage, second.usage], dim=1),
+        torch.cat([first.life, second.life], dim=1),
+    )
+
+
+def read(
+    long: Store | None, work: Store, query: Tensor, selection: Tensor, top_k: int | None
+) -> tuple[list[Tensor], Store | None, Store]:
+    """What a frame finds in both stores together.
+
+    Args:
+        long: The long-term memory, if there is one.
+        work: The working memory.
+        query: (B, C, P) keys of the frame.
+        selection: (B, C, P) of the frame.
+        top_k: Positions that each one reads at most.
+
+    Returns:
+        For each group (B, n, C, P), and the stores, their positions counted as the first group read them.
+    """
+    stores = [store for store in (long, work) if store is not None]
+    similarities = [anisotropic_similarity(one.key, one.shrinkage, query, selection) for one in stores]
+    readouts: list[Tensor] = []
+    weights: dict[tuple[int, ...], Tensor] = {}
+    for group in range(len(work.values)):
+        values = [one.values[group] if group < len(one.values) else None for one in stores]
+        sizes = tuple(0 if value is None else value.shape[3] for value in values)
+        if sizes not in weights:
+            tails = [s[:, s.shape[1] - size :] for s, size in zip(similarities, sizes, strict=True)]
+            weights[sizes] = affinity(torch.cat(tails, dim=1), top_k)
+        found = torch.cat([value for value in values if value is not None], dim=3)
+        readouts.append((found.flatten(1, 2) @ weights[sizes]).unflatten(1, found.shape[1:3]))
+    sizes, first = next(iter(weights.items()))
+    reads = first.sum(dim=2).split(list(sizes), dim=1)
+    counted = [
+        one.counted(torch.nn.functional.pad(part, (one.size - part.shape[1], 0)))
+        for one, part in zip(stores, reads, strict=True)
+    ]
+    return readouts, (counted[0] if long is not None else None), counted[-1]
+
+
+def condense(work: Store, long: Store | None, rules: LongTermRules, positions: int) -> tuple[Store, Store | None]:
+    """Turn the middle of a full working memory into prototypes; nothing happens while there is room.
+
+    Args:
+        work: The working memory.
+        long: The long-term memory, if there is one yet.
+        rules: When and how.
+        positions: Of a frame, P.
+
+    Returns:
+        Both stores.
+    """
+    if work.size < rules.max_frames * positions:
+        return work, long
+    if long is not None:
+        long = evicted(long, rules.capacity - rules.prototypes)
+    kept = rules.min_frames * positions
+    begin, end = positions, work.size - kept + positions
+    assert work.selection is not None
+    key, shrinkage, selection = (part[:, :, begin:end] for part in (work.key, work.shrinkage, work.selection))
+    usage = (work.usage / work.life)[:, begin:end]
+    best = usage.topk(min(rules.prototypes, usage.shape[1]), dim=1).indices
+    prototype_key, prototype_selection = (
+        part.gather(2, best[:, None].expand(-1, part.shape[1], -1)) for part in (key, selection)
+    )
+    similarity = anisotropic_similarity(key, shrinkage, prototype_key, prototype_selection)
+    candidates = similarity.shape[1]
+    made: list[Tensor] = []
+    for value in work.values:
+        own = value[..., positions : value.shape[3] - kept + positions]
+        if value.shape[3] <= kept + positions:
+            made.append(value[..., :0])
+            continue
+        # Prototypes that lie before the group began say nothing of it.
+        of_group = similarity[:, candidates - own.shape[3] :, best[0] >= candidates - own.shape[3]]
+        made.append((own.flatten(1, 2) @ of_group.softmax(dim=1)).unflatten(1, own.shape[1:3]))
+    averaged = shrinkage @ similarity.softmax(dim=1)
+    long = joined(long, new_store(prototype_key, averaged, None, tuple(made)))
+    return _without_middle(work, rules, positions), long
+
+
+def _without_middle(work: Store, rules: LongTermRules, positions: int) -> Store:
+    kept = rules.min_frames * positions
+    stays = torch.ones(work.size, dtype=torch.bool, device=work.key.device)
+    stays[positions : work.size - kept + positions] = False
+    sieved = work.at(stays)
+    if rules.late_groups == "aligned":
+        return sieved
+    values = tuple(
+        torch.cat([value[..., :positions], value[..., value.shape[3] - kept + positions :]], dim=3)
+        if value.shape[3] >= kept + positions
+        else value
+        for value in work.values
+    )
+    return replace(sieved, values=values)
+
+
+def evicted(long: Store, target: int) -> Store:
+    """The store without its least used positions, so that no more than `target` are left; ties go, too."""
+    surplus = long.size - target
+    if surplus <= 0:
+        return long
+    usage = (long.usage / long.life)[0]
+    return long.at(usage > usage.topk(surplus, largest=False).values.max())

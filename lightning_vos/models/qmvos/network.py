@@ -1,0 +1,375 @@
+"""XMem, and QMVOS, which is XMem with queries: three stores of memory, one decoder.
+
+Shapes: B batch, N object slots, H W output size, h w network size, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_vos.backbones import Backbone
+from lightning_vos.models.qmvos.decoder import Decoder
+from lightning_vos.models.qmvos.encoders import KeyProjection, Keys, ValueEncoder
+from lightning_vos.models.qmvos.memory import LongTermRules, Store, condense, joined, new_store, read
+from lightning_vos.models.qmvos.queries import QueryContentInteraction, ScaleAwareInteraction
+from lightning_vos.vos.canvas import PaddingCanvas, View
+from lightning_vos.vos.network import Given, Masks, VOSNetwork
+
+_NEVER = 1e-7  # probabilities stay this far from 0 and 1
+
+
+@dataclass(frozen=True)
+class StoreRules:
+    """When a frame is remembered, and how memories are read.
+
+    Attributes:
+        interval: Frames from one that is remembered to the next.
+        top_k: Positions that each one reads at most; None for all.
+        long_term: How the working memory is condensed; None keeps every frame.
+        is_synchronised: Whether a remembered frame updates the sensory memory by its values alone, as at test; in
+            training the decoder's update comes first, and that by values when it is drawn.
+    """
+
+    interval: int = 5
+    top_k: int | None = 30
+    long_term: LongTermRules | None = field(default_factory=LongTermRules)
+    is_synchronised: bool = True
+
+    def __post_init__(self) -> None:
+        if self.interval < 1 or (self.top_k is not None and self.top_k < 1):
+            raise ValueError(f"StoreRules: interval={self.interval}, top_k={self.top_k}; expected at least 1 of each")
+
+
+_TRAIN_RULES = StoreRules(interval=1, top_k=None, long_term=None, is_synchronised=False)
+_TEST_RULES = StoreRules()
+_CANVAS = PaddingCanvas(multiple=16, short_side=480, long_side=None, is_centred=True)
+
+
+class XMemFeatures(NamedTuple):
+    """What XMem sees of a frame."""
+
+    image: Tensor  # (B, 3, h, w), normalised
+    maps: tuple[Tensor, Tensor, Tensor]  # (B, C, ..) at strides 16, 8 and 4
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class XMemMemory:
+    """The state of a video between two frames.
+
+    Attributes:
+        valid: (B, N) bool, slots that hold an object.
+        rules: When and how.
+        draws: (T,) bool of training, whether each frame's values update the sensory memory; None at test.
+        groups: The slots of the objects that entered together, in the order of entry.
+        hidden: (B, N', C, ..) sensory memory.
+        candidate: The same as the decoder left it in the frame at hand, until `memorize`.
+        work: The working memory.
+        long: The long-term memory.
+        times: Of the frames in the working memory; while nothing is condensed.
+        last: Time of the latest frame that is remembered.
+        queries: (B, N', C) of QMVOS, for the next frame.
+    """
+
+    valid: Tensor
+    rules: StoreRules
+    draws: Tensor | None = None
+    groups: tuple[tuple[int, ...], ...] = ()
+    hidden: Tensor | None = None
+    candidate: Tensor | None = None
+    work: Store | None = None
+    long: Store | None = None
+    times: tuple[int, ...] = ()
+    last: int = 0
+    queries: Tensor | None = None
+
+    @property
+    def known(self) -> Tensor:
+        """(B, N) bool, slots of which something is remembered."""
+        slots = [slot for group in self.groups for slot in group]
+        known = torch.zeros_like(self.valid)
+        known[:, slots] = True
+        return known & self.valid
+
+    @property
+    def bank_bytes(self) -> int:
+        """Size of working and long-term memory in bytes."""
+        return sum(store.nbytes for store in (self.work, self.long) if store is not None)
+
+
+class Queries(nn.Module):
+    """The two parts that QMVOS adds to XMem.
+
+    Args:
+        source: Which frame's queries a frame is segmented with: the one before, or the first for ever (Table 3e).
+        on_entry: What becomes of the queries of others when an object enters later: `official` makes them of empty
+            masks, `repaired` of their predicted ones.
+    """
+
+    def __init__(
+        self,
+        source: Literal["previous", "first"] = "previous",
+        on_entry: Literal["official", "repaired"] = "official",
+    ) -> None:
+        super().__init__()
+        self.source, self.on_entry = source, on_entry
+        self.sim = ScaleAwareInteraction()
+        self.qcim = QueryContentInteraction()
+
+
+class QMVOSNetwork(VOSNetwork[XMemMemory]):
+    """The network of XMem; with `queries` that of QMVOS.
+
+    It stays in eval mode in training, too: batch norms keep their statistics, as published.
+
+    Args:
+        backbone: The encoder of frames, with maps at strides 4, 8 and 16.
+        queries: QMVOS's; None for XMem.
+        key_channels: Of keys.
+        value_channels: Of values.
+        hidden_channels: Of the sensory memory; 0 for none.
+        canvas: The sizes at which videos are tested.
+        train_rules: Rules of the memory in training.
+        test_rules: Rules of the memory at test.
+    """
+
+    capacity = None
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        queries: Queries | None = None,
+        *,
+        key_channels: int = 64,
+        value_channels: int = 512,
+        hidden_channels: int = 64,
+        canvas: PaddingCanvas = _CANVAS,
+        train_rules: StoreRules = _TRAIN_RULES,
+        test_rules: StoreRules = _TEST_RULES,
+    ) -> None:
+        super().__init__()
+        self.canvas: PaddingCanvas = canvas
+        self.train_rules, self.test_rules = train_rules, test_rules
+        self.backbone = backbone
+        fine, middle, coarse = backbone.channels[:3]
+        self.key = KeyProjection(coarse, key_channels)
+        self.value = ValueEncoder(coarse, value_channels, hidden_channels)
+        self.queries = queries
+        self.hidden_channels = hidden_channels
+        self.decoder = Decoder((coarse, middle, fine), value_channels, hidden_channels, is_filtered=queries is not None)
+
+    def train(self, mode: bool = True) -> QMVOSNetwork:
+        """Nothing: the published training runs in eval mode."""
+        return super().train(False)
+
+    def load_start_weights(self) -> None:
+        """Fill the backbones with what training from scratch starts from; errors as `Backbone.load_start_weights`."""
+        self.backbone.load_start_weights()
+
+    def encode(self, frames: Tensor) -> XMemFeatures:
+        """Features of (B, 3, h, w) RGB in [0, 1], h and w multiples of 16."""
+        fine, middle, coarse, _ = self.backbone(frames)
+        return XMemFeatures((frames - self.backbone.mean) / self.backbone.std, (coarse, middle, fine), self.key(coarse))
+
+    def start(self, valid: Tensor, rules: StoreRules, draws: Tensor | None = None) -> XMemMemory:
+        """An empty memory; `draws` is the (T,) bool of deep updates of training."""
+        return XMemMemory(valid, rules, draws)
+
+    def segment(
+        self,
+        features: XMemFeatures,
+        memory: XMemMemory,
+        view: View,
+        *,
+        time: int,
+        given: Given | None = None,
+        sources: Tensor | None = None,
+    ) -> tuple[Tensor, XMemMemory]:
+        """Read the memory and decode: (B, N, h / 4, w / 4) logits; those of slots that are not known mean nothing."""
+        assert memory.work is not None
+        size = features.maps[0].shape[2:]
+        query, selection = (part.flatten(2) for part in (features.keys.key, features.keys.selection))
+        long, work = memory.long, memory.work
+        source = work if sources is None else _chosen(work, memory.times, sources)
+        readouts, counted_long, counted = read(long, source, query, selection, memory.rules.top_k)
+        if sources is None and memory.rules.long_term is not None:
+            long, work = counted_long, counted
+        batch, slots = memory.valid.shape
+        readout = readouts[0].new_zeros(batch, slots, readouts[0].shape[2], *size)
+        for group, found in zip(memory.groups, readouts, strict=True):
+            readout[:, list(group)] = found.unflatten(3, size)
+        known = memory.known
+        hidden = self._hidden(memory, features)
+        make_filters = None
+        if self.queries is not None:
+            assert memory.queries is not None
+            queries = F.pad(memory.queries, (0, 0, 0, slots - memory.queries.shape[1]))
+            make_filters = partial(self.queries.qcim, queries, valid=known)
+        decoded = self.decoder(features.maps, readout, hidden, make_filters)
+        return decoded.logits, replace(memory, long=long, work=work, candidate=decoded.hidden)
+
+    def _hidden(self, memory: XMemMemory, features: XMemFeatures) -> Tensor | None:
+        """The sensory memory, 0 for slots that came later."""
+        if not self.hidden_channels:
+            return None
+        batch, slots = memory.valid.shape
+        if memory.hidden is None:
+            return features.image.new_zeros(batch, slots, self.hidden_channels, *features.maps[0].shape[2:])
+        return F.pad(memory.hidden, (0, 0, 0, 0, 0, 0, 0, slots - memory.hidden.shape[1]))
+
+    def resolve(
+        self,
+        logits: tuple[Tensor | None, ...],
+        memories: tuple[XMemMemory, ...],
+        view: View,
+        given: Given | None = None,
+    ) -> Masks:
+        """Upsample, paste what is given and aggregate (XMem, as STCN): odds of objects against their joint absence."""
+        ((logit,), (memory,)) = logits, memories
+        stated = None if given is None else self._enter(given.planes, view)
+        if logit is None:
+            assert stated is not None
+            objects = stated
+        else:
+            with torch.autocast(logit.device.type, enabled=False):
+                enlarged = F.interpolate(logit.float(), scale_factor=4, mode="bilinear", align_corners=False)
+                objects = enlarged.sigmoid() * memory.known[:, :, None, None]
+            if stated is not None:
+                assert given is not None
+                predicted = aggregate(objects).softmax(dim=1)[:, 1:]
+                free = predicted * ~stated.any(dim=1, keepdim=True)
+                objects = torch.where(given.stated[:, :, None, None], stated, free)
+        aggregated = aggregate(objects)
+        planes = aggregated.softmax(dim=1)
+        probabilities = self.canvas.leave(planes, view)
+        labels = probabilities.max(dim=1).indices
+        if given is not None and view.frame != view.content:
+            labels = torch.where(given.planes.any(dim=1), 1 + given.planes.to(torch.uint8).argmax(dim=1), labels)
+        return Masks(self.canvas.leave(aggregated, view), probabilities, labels, planes)
+
+    def planes(self, labels: Tensor, slots: int, view: View) -> Tensor:
+        """One-hot planes of labels (B, 1 + slots, h, w), nearest at the network's size."""
+        numbers = torch.arange(1, 1 + slots, device=labels.device).view(1, -1, 1, 1)
+        objects = self._enter((labels[:, None] == numbers).float(), view)
+        return torch.cat([1 - objects.sum(dim=1, keepdim=True), objects], dim=1)
+
+    def _enter(self, planes: Tensor, view: View) -> Tensor:
+        if view.frame != view.content:
+            planes = F.interpolate(planes, view.content, mode="nearest")
+        return self.canvas.pad(planes, view)
+
+    def memorize(
+        self,
+        features: XMemFeatures,
+        planes: Tensor,
+        memory: XMemMemory,
+        *,
+        time: int,
+        given: Given | None = None,
+        last: bool = False,
+    ) -> XMemMemory:
+        """Update the sensory memory, remember the frame if it is due or a reference, make the queries of the next."""
+        rules = memory.rules
+        groups = memory.groups
+        if given is not None:
+            inside = {slot for group in groups for slot in group}
+            entering = tuple(
+                slot for slot in (given.stated & memory.valid).any(dim=0).nonzero()[:, 0].tolist() if slot not in inside
+            )
+            groups = (*groups, entering) if entering else groups
+        memory = replace(memory, groups=groups)
+        hidden = self._hidden(memory, features)
+        is_due = not last and (given is not None or time - memory.last >= rules.interval)
+        is_deep = is_due if memory.draws is None else not last and bool(memory.draws[time])
+        if memory.candidate is not None and not last and not (rules.is_synchronised and is_deep):
+            hidden = memory.candidate
+        work, long, times = memory.work, memory.long, memory.times
+        if is_due:
+            value = self.value(features.image, features.maps[0], planes[:, 1:])
+            if is_deep and hidden is not None and self.value.deep_update is not None:
+                hidden = self.value.deep_update(value, hidden)
+            values = tuple(value[:, list(group)].flatten(3) for group in groups)
+            key, shrinkage, selection = (part.flatten(2) for part in features.keys)
+            new = new_store(key, shrinkage, selection if rules.long_term else None, values)
+            work, times = joined(work, new), (*times, time)
+            if rules.long_term is not None:
+                work, long = condense(work, long, rules.long_term, key.shape[2])
+                times = ()
+        queries = self._next_queries(features, planes, memory, given)
+        return replace(
+            memory,
+            hidden=hidden,
+            candidate=None,
+            work=work,
+            long=long,
+            times=times,
+            last=time if is_due else memory.last,
+            queries=queries,
+        )
+
+    def _next_queries(
+        self, features: XMemFeatures, planes: Tensor, memory: XMemMemory, given: Given | None
+    ) -> Tensor | None:
+        """Queries (B, N, C) for the next frame, of hard masks; on an entry see `Queries`."""
+        if self.queries is None or (self.queries.source == "first" and memory.queries is not None and given is None):
+            return memory.queries
+        slots = planes.shape[1] - 1
+        hard = F.one_hot(planes.argmax(dim=1), 1 + slots).movedim(3, 1)[:, 1:].float()
+        if given is not None and self.queries.on_entry == "official":
+            hard = hard * given.stated[:, :, None, None]
+        return self.queries.sim(features.maps[0], features.maps[1], hard, memory.known)
+
+    def keep(self, memory: XMemMemory, slots: Tensor) -> XMemMemory:
+        """The memory with only the (K,) slots."""
+        new = {old: number for number, old in enumerate(slots.tolist())}
+        places = [[n for n, slot in enumerate(group) if slot in new] for group in memory.groups]
+        groups = tuple(
+            tuple(new[group[n]] for n in kept) for group, kept in zip(memory.groups, places, strict=True) if kept
+        )
+
+        def kept_of(store: Store | None) -> Store | None:
+            if store is None:
+                return None
+            values = tuple(value[:, kept] for value, kept in zip(store.values, places, strict=False) if kept)
+            return replace(store, values=values)
+
+        return replace(
+            memory,
+            valid=memory.valid[:, slots],
+            groups=groups,
+            hidden=None if memory.hidden is None else memory.hidden[:, slots[slots < memory.hidden.shape[1]]],
+            queries=None if memory.queries is None else memory.queries[:, slots[slots < memory.queries.shape[1]]],
+            work=kept_of(memory.work),
+            long=kept_of(memory.long),
+        )
+
+
+def aggregate(objects: Tensor) -> Tensor:
+    """Log odds (B, 1 + N, h, w) of background and objects from (B, N, h, w) probabilities of each object by itself.
+
+    In float32: there the highest is +15.94 and the lowest -16.12.
+    """
+    with torch.autocast(objects.device.type, enabled=False):
+        objects = objects.float()
+        everything = torch.cat([(1 - objects).prod(dim=1, keepdim=True), objects], dim=1).clamp(_NEVER, 1 - _NEVER)
+        return torch.log(everything / (1 - everything))
+
+
+def _chosen(work: Store, times: tuple[int, ...], sources: Tensor) -> Store:
+    """The frames of (B, R) times of a working memory that holds whole frames; each clip has its own."""
+    order = {time: number for number, time in enumerate(times)}
+    numbers = torch.tensor([[order[time] for time in row] for row in sources.tolist()], device=sources.device)
+    positions = work.size // len(times)
+    places = (numbers[:, :, None] * positions + torch.arange(positions, device=sources.device)).flatten(1)
+
+    def of(part: Tensor) -> Tensor:
+        index = places.view(len(places), *[1] * (part.dim() - 2), -1).expand(*part.shape[:-1], -1)
+        return part.gather(part.dim() - 1, index)
+
+    return Store(of(work.key), of(work.shrinkage), None, tuple(map(of, work.values)), of(work.usage), of(work.life))
