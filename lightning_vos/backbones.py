@@ -185,9 +185,7 @@ class Backbone(nn.Module):
         """
         if self.start_weights is None:
             return
-        path = Path(self.start_weights)
-        is_file = path.suffix in {".pth", ".pt", ".safetensors", ".bin", ".ckpt"} or len(path.parts) > 1
-        state = read_state_dict(path) if is_file else _pretrained_state(self.start_weights)
+        state = start_state(self.start_weights)
         for mark, table in _OTHER_LAYOUTS.items():
             if mark in state:
                 parts = {name: name.rpartition(".") for name in state}
@@ -238,6 +236,17 @@ def _stage_of(body: Any, name: str, stride: int) -> int:
             f"Backbone {name!r} has no features at stride {stride}, only at {found}. Choose other strides."
         )
     return stages[0]
+
+
+def start_state(weights: str) -> dict[str, Tensor]:
+    """The entries of a pretrained timm model, such as `resnet50.tv_in1k`, or of a local file.
+
+    Raises:
+        CheckpointError: if they cannot be had, within two seconds when there is no network.
+    """
+    path = Path(weights)
+    is_file = path.suffix in {".pth", ".pt", ".safetensors", ".bin", ".ckpt"} or len(path.parts) > 1
+    return read_state_dict(path) if is_file else _pretrained_state(weights)
 
 
 def _pretrained_state(name: str) -> dict[str, Tensor]:

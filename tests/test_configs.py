@@ -13,6 +13,7 @@ from lightning_vos.models.hodor.cycles import paths
 from lightning_vos.models.hodor.module import HODOR
 from lightning_vos.models.mavos import memory as policies
 from lightning_vos.models.mavos.module import MAVOS
+from lightning_vos.models.qmvos.module import QMVOS
 from lightning_vos.published import METHODS
 
 CONFIGS = shipped_configs()
@@ -57,7 +58,9 @@ def test_there_are_recipes_and_parts():
 
 def recipe_of(published):
     """The recipe of the network; HODOR has one for each stage of its training."""
-    return f"{published}_static.yaml" if published == "hodor" else f"{published}.yaml"
+    return {"hodor": "hodor_static.yaml", "xmem": "xmem_r50.yaml", "qmvos": "qmvos_r50.yaml"}.get(
+        published, f"{published}.yaml"
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -73,6 +76,12 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
     if type(module) is HODOR:
         length = data["length"] if "length" in data else data["sampler"]["init_args"]["length"]
         assert paths(module.cycle, length, 0)  # clips of that length have cycles
+        return
+    if type(module) is QMVOS:
+        assert data["sampler"]["init_args"]["length"] >= 2
+        assert data["max_objects"] == module.max_objects  # more are refused, fewer leave slots empty
+        crop = data["transform"]["init_args"]["crop"]
+        assert module.network.canvas.view((crop, crop), (crop, crop)).network == (crop, crop)  # nothing is padded
         return
     assert type(module) is MAVOS
     interval = module.network.train_rules.interval
@@ -181,6 +190,50 @@ def test_published_recipes_hold_what_the_paper_says(command, recipe):
     videos = data["parts"]["youtube_vos"]["init_args"]
     assert (videos["year"], videos["train_split"], videos["leave_out_blank"]) == (2019, "train", False)
     assert config["trainer"]["gradient_clip_val"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate", "steps", "main", "drop", "bootstrap"),
+    [
+        ("xmem_r50.yaml", 1e-5, 110_000, 100_000, 80_000, (20_000, 70_000)),
+        ("qmvos_r50.yaml", 2e-5, 65_000, 60_000, 50_000, (10_000, 40_000)),
+    ],
+)
+def test_xmem_and_qmvos_are_trained_as_published(command, recipe, rate, steps, main, drop, bootstrap):
+    config = printed(command, "fit", recipe)
+    assert config["trainer"]["max_steps"] == steps
+    assert "gradient_clip_val" not in config["trainer"] or config["trainer"]["gradient_clip_val"] is None
+    optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
+    assert (optimizer["lr"], optimizer["weight_decay"]) == (rate, 0.05)
+    module = built(config)
+    rates = [module.schedule.rate(step, steps, rate) for step in (0, drop - 1, drop + 1, steps)]
+    assert rates == pytest.approx([rate, rate, rate / 10, rate / 10])
+    loss = module.loss
+    assert (loss.start * steps, loss.end * steps, loss.hardest) == (
+        *(pytest.approx(at, abs=1) for at in bootstrap),
+        0.15,
+    )
+    data = config["data"]["init_args"]
+    assert (data["merge"], data["max_objects"], data["repeats"]) == (0, 3, {"davis": 5})
+    assert data["parts"]["youtube_vos"]["init_args"]["leave_out_blank"] is True
+    sampler, transform = data["sampler"]["init_args"], data["transform"]["init_args"]
+    assert (sampler["length"], sampler["steps"], sampler["jumps"]) == (8, main, [5, 10, 15, 5])
+    assert transform == {"crop": 384, "area": [0.36, 1.0], "rotation": 15, "shear": 10, "min_pixels": 0}
+
+
+def test_xmem_is_trained_with_the_recipe_of_qmvos(command):
+    """The baseline of the paper: "retrained with the same configuration"."""
+    words = ["--model.network.queries=null", "--data.transform.rotation=0", "--model.optimizer.lr=1e-5"]
+    config = printed(command, "fit", "qmvos_r50.yaml", words=words)
+    assert built(config).network.queries is None
+    assert config["data"]["init_args"]["transform"]["init_args"]["rotation"] == 0
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e-5
+
+
+def test_the_augmentation_of_xmem_is_checked(command):
+    finished = command("fit", "--config", "configs/xmem_r50.yaml", "--data.transform.crop=big", "--print_config")
+    assert finished.status != 0
+    assert "expected: int" in finished.err
 
 
 @pytest.mark.parametrize(

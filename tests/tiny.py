@@ -1,4 +1,4 @@
-"""A small MAVOS, a small HODOR and small moving squares, for tests of everything around the mathematics."""
+"""A small MAVOS, HODOR, XMem and QMVOS, and small moving squares, for tests of everything around the mathematics."""
 
 import numpy as np
 import torch
@@ -7,6 +7,7 @@ from lightning_vos.backbones import Backbone
 from lightning_vos.metrics.sequence import Plan
 from lightning_vos.models.hodor.network import HODORNetwork
 from lightning_vos.models.mavos.network import MAVOSNetwork
+from lightning_vos.models.qmvos.network import QMVOSNetwork, Queries
 from lightning_vos.structures import Clip, ScoredVideo, Video
 from lightning_vos.vos.canvas import PaddingCanvas
 
@@ -26,6 +27,20 @@ def hodor(seed=0, **settings):
     torch.manual_seed(seed)
     small = {"channels": 64, "layers": 2, "strengths": (16.0, 4.0), "canvas": PaddingCanvas(8, 36, 72)}
     return HODORNetwork(backbone(final=True), **small | settings).eval()
+
+
+def queries(**settings):
+    return Queries(frame_channels=(192, 48), **settings)
+
+
+def qmvos(seed=0, **settings):
+    """Random weights, the same for one seed; XMem with `queries=None`. Videos keep their size, padded to sixteens.
+
+    Decoder and value encoder have their full width: share one network among tests.
+    """
+    torch.manual_seed(seed)
+    parts = {"queries": queries(), "canvas": PaddingCanvas(16, None, None, is_centred=True)}
+    return QMVOSNetwork(backbone(strides=(4, 8, 16)), **parts | settings).eval()
 
 
 def frames(count, height=33, width=33, seed=0):

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from lightning_vos.losses.segmentation import (
     IGNORED,
+    BootstrappedDice,
     BootstrappedJaccard,
     bootstrapped_cross_entropy,
     dice_and_cross_entropy,
@@ -221,3 +222,52 @@ def test_a_perfect_dice_is_nothing_and_slots_without_an_object_change_nothing():
     assert_close(dice_and_cross_entropy(perfect, labels).total, torch.tensor(0.0), atol=1e-6, rtol=0)
     more = torch.cat([logits, torch.full((2, 2, 4, 5, 6), -1e10, dtype=torch.float64)], dim=1)
     assert_close(dice_and_cross_entropy(logits, labels), dice_and_cross_entropy(more, labels), rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"hardest": 0.5, "start": 0.0, "end": 1.0}])
+def test_the_fraction_kept_of_xmem(settings):
+    loss = BootstrappedDice(**settings)
+    middle = (loss.start + loss.end) / 2
+    assert loss.kept(0.0) == 1
+    assert loss.kept(loss.start) == pytest.approx(1)
+    assert loss.kept(middle) == pytest.approx((1 + loss.hardest) / 2)
+    assert loss.kept(loss.end) == pytest.approx(loss.hardest)
+    assert loss.kept(1.0) == pytest.approx(loss.hardest)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"hardest": 0.0}, {"hardest": 1.1}, {"start": 0.5, "end": 0.5}, {"start": -0.1}, {"start": 0.2, "end": 1.1}],
+)
+def test_fractions_of_xmem_that_cannot_be_are_refused(settings):
+    with pytest.raises(ValueError, match=r"BootstrappedDice: .*expected fractions of 1, rising"):
+        BootstrappedDice(**settings)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_the_loss_of_xmem_by_loops(pair, progress):
+    logits, labels = pair
+    valid = torch.tensor([[True, True, True], [True, True, False]])
+    soft = logits.sigmoid()
+    loss = BootstrappedDice()
+    entropy, dice = loss(logits, soft, labels, valid, progress)
+    entropies, dices = [], []
+    for sample, planes, truth, slots in zip(logits, soft, labels, valid, strict=True):
+        count = 1 + int(slots.sum())
+        entropies += entropy_by_loops(sample[None, :count], truth[None], loss.kept(progress))
+        for number in range(1, 4):
+            plane, own = planes[number], (truth == number).double()
+            dices.append(1 - (2 * (plane * own).sum() + 1) / (plane.sum() + own.sum() + 1))
+    assert entropy.item() == pytest.approx(np.mean(entropies))
+    assert dice.item() == pytest.approx(np.mean(dices))
+
+
+def test_empty_slots_count_in_the_dice_of_xmem_alone(pair):
+    logits, labels = pair
+    valid = torch.tensor([[True, True, True, False]]).expand(2, -1)
+    more = torch.cat([logits, torch.randn(2, 1, 5, 6, dtype=torch.float64)], dim=1)
+    soft = torch.cat([logits.softmax(dim=1), torch.zeros(2, 1, 5, 6, dtype=torch.float64)], dim=1)
+    entropy, dice = BootstrappedDice()(more, soft, labels, valid, 0.5)
+    expected, own = BootstrappedDice()(logits, soft[:, :4], labels, valid[:, :3], 0.5)
+    assert_close(entropy, expected)
+    assert_close(dice, own * 3 / 4)

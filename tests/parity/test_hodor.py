@@ -251,7 +251,7 @@ def test_inference(case):
     # A first frame is given as it was stated; the published code gives it after a resize there and back, with a rim.
     assert torch.equal(ours[0], prompts[0])
     first = torch.stack([(prompts[0] == number).float() for number in range(1, 1 + appear.count(0))])[None]
-    there_and_back = net.canvas.leave(net.canvas.enter_planes(first, view), view)
+    there_and_back = net.canvas.leave(net._enter(first, view), view)
     rim = F.pad(there_and_back, (0, 0, 0, 0, 1, 0)).argmax(dim=1)[0]
     assert float((rim != published[0]).float().mean()) < 2e-3
 

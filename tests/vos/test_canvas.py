@@ -1,6 +1,7 @@
 """How frames get into networks and results out: sizes, padding, and that nothing moves on the way."""
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
@@ -21,6 +22,10 @@ MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
         (PaddingCanvas(32, 32, 32), (64, 64), (32, 32), (32, 32)),
         (PaddingCanvas(32, 5, None), (2, 1), (10, 5), (32, 32)),
         (PaddingCanvas(32, 512, 987), (1, 4000), (1, 987), (32, 992)),  # a side is never lost
+        (PaddingCanvas(16, 480, None, is_centred=True), (1080, 1920), (480, 853), (480, 864)),
+        (PaddingCanvas(16, None, None), (61, 47), (61, 47), (64, 48)),
+        (PaddingCanvas(16, None, 30), (61, 47), (30, 23), (32, 32)),
+        (PaddingCanvas(16, None, 90), (61, 47), (61, 47), (64, 48)),  # nothing is enlarged
         (ResizingCanvas(), (480, 854), (481, 849), (481, 849)),
         (ResizingCanvas(), (1080, 1920), (577, 1041), (577, 1041)),
         (ResizingCanvas(align_corners=False), (480, 854), (480, 848), (480, 848)),
@@ -46,6 +51,8 @@ def test_sides_are_rounded_half_to_even():
         (PaddingCanvas(32, 90, 174), None, 0.5, (45, 76), (64, 96)),
         (PaddingCanvas(32, 90, 174), None, 2.0, (180, 305), (192, 320)),  # the limits are those of scale 1
         (PaddingCanvas(32, 90, 174), (1, 1), 0.1, (1, 1), (32, 32)),
+        (PaddingCanvas(32, None, None), None, 0.5, (38, 64), (64, 64)),
+        (PaddingCanvas(32, None, None), (100, 40), 1.5, (150, 60), (160, 64)),
         (ResizingCanvas(), (480, 854), None, (481, 849), (481, 849)),
         (ResizingCanvas(), (480, 854), 1.3, (625, 1105), (625, 1105)),
         (ResizingCanvas(), (720, 900), 1.0, (625, 785), (625, 785)),  # among several scales the short side counts, too
@@ -86,28 +93,46 @@ def test_frames_that_fit_are_left_alone():
     assert_close(entered[..., :61, :47], odd)
 
 
-def test_planes_and_frames_are_padded_alike_and_come_back():
-    canvas = PaddingCanvas(32, 47, None)
-    view = canvas.view((61, 47))
-    planes = (torch.rand(2, 3, 61, 47) > 0.5).float()
-    entered = canvas.enter_planes(planes, view)
-    assert entered.shape == (2, 3, 64, 64)
-    assert entered.sum() == planes.sum()
-    assert torch.equal(canvas.leave(entered, view), planes)
+@pytest.mark.parametrize(
+    ("is_centred", "frame", "top", "left"),
+    [(False, (61, 47), 0, 0), (True, (61, 47), 1, 8), (True, (64, 50), 0, 7), (True, (33, 64), 15, 0)],
+)
+def test_planes_and_frames_are_padded_alike_and_come_back(is_centred, frame, top, left):
+    canvas = PaddingCanvas(32, None, None, is_centred=is_centred)
+    view = canvas.view(frame)
+    planes = (torch.rand(2, 3, *frame) > 0.5).float()
+    padded = canvas.pad(planes, view)
+    assert padded.shape == (2, 3, 64, 64)
+    assert padded.sum() == planes.sum()
+    assert torch.equal(padded[..., top : top + frame[0], left : left + frame[1]], planes)
+    assert torch.equal(canvas.leave(padded, view), planes)
+    frames = torch.rand(2, 3, *frame)
+    entered = canvas.enter(frames, view)
+    assert_close(canvas.leave(entered, view), frames)
+    border = (canvas.pad(torch.ones(2, 3, *frame), view) == 0).float()
+    assert border.any()
+    assert_close(entered * border, MEAN * border)
 
 
-def test_resized_planes_stay_binary_and_never_overlap():
+def test_an_odd_row_or_column_of_padding_lies_right_and_below():
+    canvas = PaddingCanvas(16, None, None, is_centred=True)
+    padded = canvas.pad(torch.ones(1, 29, 31), canvas.view((29, 31)))[0]
+    assert padded.any(dim=1).nonzero()[:, 0].tolist() == list(range(1, 30))
+    assert padded.any(dim=0).nonzero()[:, 0].tolist() == list(range(31))
+
+
+def test_hodor_resizes_planes_that_stay_binary_and_never_overlap():
     canvas = PaddingCanvas(32, 90, 174)
     view = canvas.view((75, 127))
     labels = torch.randint(0, 4, (1, 15, 26)).repeat_interleave(5, 1).repeat_interleave(5, 2)[..., :127]
     planes = (labels[:, None] == torch.arange(1, 4).view(1, -1, 1, 1)).float()
-    entered = canvas.enter_planes(planes, view)
+    entered = tiny.hodor(canvas=canvas)._enter(planes, view)
     assert set(entered.unique().tolist()) == {0.0, 1.0}
     assert entered.sum(dim=1).max() == 1
     soft = F.interpolate(planes, view.content, mode="bilinear", align_corners=False)
     assert torch.equal(entered[..., :90, :152], (soft > 0.5).float())
     half = torch.tensor([[[[1.0, 0.0]]]])
-    assert not PaddingCanvas(1, 3, None).enter_planes(half, View((1, 2), (1, 3), (1, 3)))[..., 1].any(), "0.5 is out"
+    assert not tiny.hodor()._enter(half, View((1, 2), (1, 3), (1, 3)))[..., 1].any(), "0.5 is out"
     back = canvas.leave(entered, view)
     assert back.shape == planes.shape
     assert (back - planes).abs().mean() < 0.05

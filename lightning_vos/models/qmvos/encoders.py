@@ -11,6 +11,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from lightning_vos.backbones import start_state
+from lightning_vos.errors import CheckpointError
 from lightning_vos.models.qmvos.fusion import FeatureFusion
 from lightning_vos.models.qmvos.sensory import RecurrentCell
 
@@ -67,6 +69,28 @@ class ValueEncoder(nn.Module):
         self.others = others
         self.fusion = FeatureFusion(frame_channels, _VALUE_CHANNELS, channels)
         self.deep_update = RecurrentCell(channels, hidden) if hidden else None
+
+    def load_start_weights(self, weights: str) -> None:
+        """Fill the ResNet-18 with weights of RGB images; the planes of masks get orthogonal ones, as published.
+
+        Args:
+            weights: As `lightning_vos.backbones.start_state`.
+
+        Raises:
+            CheckpointError: if the weights cannot be had, or are not those of a ResNet-18.
+        """
+        state, own = start_state(weights), self.body.state_dict()
+        stem = state.get("conv1.weight", torch.empty(0))
+        if stem.shape[1:] == (3, 7, 7):
+            planes = torch.empty(stem.shape[0], own["conv1.weight"].shape[1] - 3, 7, 7)
+            state["conv1.weight"] = torch.cat([stem, nn.init.orthogonal_(planes)], dim=1)
+        wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
+        if wrong := [name for name in wrong if not name.endswith("num_batches_tracked")]:
+            raise CheckpointError(
+                f"Start weights {weights!r} are not those of a ResNet-18: {len(wrong)} entries are missing or of "
+                f"another shape, such as {wrong[0]}.\nGive resnet18.tv_in1k, a file of it, or null (random)."
+            )
+        self.body.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
 
     def forward(self, image: Tensor, features: Tensor, planes: Tensor) -> Tensor:
         """Values (B, N, C, h, w).

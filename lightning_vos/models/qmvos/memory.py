@@ -179,6 +179,8 @@ def condense(work: Store, long: Store | None, rules: LongTermRules, positions: i
     key, shrinkage, selection = (part[:, :, begin:end] for part in (work.key, work.shrinkage, work.selection))
     usage = (work.usage / work.life)[:, begin:end]
     best = usage.topk(min(rules.prototypes, usage.shape[1]), dim=1).indices
+    if rules.late_groups == "aligned":
+        best = best.sort(dim=1).values  # a later group has values of the last ones
     prototype_key, prototype_selection = (
         part.gather(2, best[:, None].expand(-1, part.shape[1], -1)) for part in (key, selection)
     )
@@ -186,10 +188,11 @@ def condense(work: Store, long: Store | None, rules: LongTermRules, positions: i
     candidates = similarity.shape[1]
     made: list[Tensor] = []
     for value in work.values:
-        own = value[..., positions : value.shape[3] - kept + positions]
-        if value.shape[3] <= kept + positions:
-            made.append(value[..., :0])
-            continue
+        after = max(value.shape[3] - kept + positions, 0)  # the newest frames begin here
+        if rules.late_groups == "aligned":
+            own = value[..., max(after - candidates, 0) : after]
+        else:
+            own = value[..., positions : after if after > 2 * positions else positions]
         # Prototypes that lie before the group began say nothing of it.
         of_group = similarity[:, candidates - own.shape[3] :, best[0] >= candidates - own.shape[3]]
         made.append((own.flatten(1, 2) @ of_group.softmax(dim=1)).unflatten(1, own.shape[1:3]))

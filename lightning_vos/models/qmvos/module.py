@@ -156,7 +156,7 @@ class QMVOS(VOSModule):
         size = (frames.shape[3], frames.shape[4])
         view = network.canvas.view(size, size)
         slots = torch.arange(1, 1 + self.max_objects, device=frames.device)
-        valid = slots <= objects[:, None]
+        valid = slots <= objects[:, None].clamp(min=1)  # a clip without objects has one that is never seen
         planes = (masks[:, :1] == slots.view(1, -1, 1, 1)).float()
         features = self.encode_clip(frames, view)
         memories: tuple[XMemMemory, ...] = (network.start(valid, network.train_rules, draws.deep_updates),)

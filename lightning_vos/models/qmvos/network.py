@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.backbones import Backbone
+from lightning_vos.errors import ConfigError
 from lightning_vos.models.qmvos.decoder import Decoder
 from lightning_vos.models.qmvos.encoders import KeyProjection, Keys, ValueEncoder
 from lightning_vos.models.qmvos.memory import LongTermRules, Store, condense, joined, new_store, read
@@ -74,6 +75,7 @@ class XMemMemory:
         long: The long-term memory.
         times: Of the frames in the working memory; while nothing is condensed.
         last: Time of the latest frame that is remembered.
+        positions: Of a frame.
         queries: (B, N', C) of QMVOS, for the next frame.
     """
 
@@ -87,6 +89,7 @@ class XMemMemory:
     long: Store | None = None
     times: tuple[int, ...] = ()
     last: int = 0
+    positions: int = 0
     queries: Tensor | None = None
 
     @property
@@ -102,6 +105,11 @@ class XMemMemory:
         """Size of working and long-term memory in bytes."""
         return sum(store.nbytes for store in (self.work, self.long) if store is not None)
 
+    @property
+    def bank_frames(self) -> int:
+        """How many frames the positions of both come to."""
+        return sum(store.size for store in (self.work, self.long) if store is not None) // max(self.positions, 1)
+
 
 class Queries(nn.Module):
     """The two parts that QMVOS adds to XMem.
@@ -110,16 +118,18 @@ class Queries(nn.Module):
         source: Which frame's queries a frame is segmented with: the one before, or the first for ever (Table 3e).
         on_entry: What becomes of the queries of others when an object enters later: `official` makes them of empty
             masks, `repaired` of their predicted ones.
+        frame_channels: Of the backbone's maps at strides 16 and 8.
     """
 
     def __init__(
         self,
         source: Literal["previous", "first"] = "previous",
         on_entry: Literal["official", "repaired"] = "official",
+        frame_channels: tuple[int, int] = (1024, 512),
     ) -> None:
         super().__init__()
-        self.source, self.on_entry = source, on_entry
-        self.sim = ScaleAwareInteraction()
+        self.source, self.on_entry, self.frame_channels = source, on_entry, tuple(frame_channels)
+        self.sim = ScaleAwareInteraction(frame_channels)
         self.qcim = QueryContentInteraction()
 
 
@@ -131,12 +141,16 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
     Args:
         backbone: The encoder of frames, with maps at strides 4, 8 and 16.
         queries: QMVOS's; None for XMem.
+        value_start_weights: What the ResNet-18 of the value encoder starts from, as `Backbone.start_weights`.
         key_channels: Of keys.
         value_channels: Of values.
         hidden_channels: Of the sensory memory; 0 for none.
         canvas: The sizes at which videos are tested.
         train_rules: Rules of the memory in training.
         test_rules: Rules of the memory at test.
+
+    Raises:
+        ConfigError: if the backbone has maps at other strides, or of other channels than the queries take.
     """
 
     capacity = None
@@ -146,6 +160,7 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         backbone: Backbone,
         queries: Queries | None = None,
         *,
+        value_start_weights: str | None = None,
         key_channels: int = 64,
         value_channels: int = 512,
         hidden_channels: int = 64,
@@ -154,14 +169,24 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         test_rules: StoreRules = _TEST_RULES,
     ) -> None:
         super().__init__()
+        if tuple(backbone.strides) != (4, 8, 16):
+            raise ConfigError(
+                f"XMem needs maps at strides 4, 8 and 16, the backbone has {list(backbone.strides)}.\n"
+                "Set --model.network.backbone.strides=[4,8,16]."
+            )
+        fine, middle, coarse = backbone.channels[:3]
+        if queries is not None and queries.frame_channels != (coarse, middle):
+            raise ConfigError(
+                f"The queries take maps of {list(queries.frame_channels)} channels at strides 16 and 8, the backbone "
+                f"has [{coarse}, {middle}].\nSet --model.network.queries.frame_channels=[{coarse},{middle}]."
+            )
         self.canvas: PaddingCanvas = canvas
         self.train_rules, self.test_rules = train_rules, test_rules
         self.backbone = backbone
-        fine, middle, coarse = backbone.channels[:3]
         self.key = KeyProjection(coarse, key_channels)
         self.value = ValueEncoder(coarse, value_channels, hidden_channels)
         self.queries = queries
-        self.hidden_channels = hidden_channels
+        self.hidden_channels, self.value_start_weights = hidden_channels, value_start_weights
         self.decoder = Decoder((coarse, middle, fine), value_channels, hidden_channels, is_filtered=queries is not None)
 
     def train(self, mode: bool = True) -> QMVOSNetwork:
@@ -169,8 +194,14 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         return super().train(False)
 
     def load_start_weights(self) -> None:
-        """Fill the backbones with what training from scratch starts from; errors as `Backbone.load_start_weights`."""
+        """Fill both encoders with what training from scratch starts from.
+
+        Raises:
+            CheckpointError: as `Backbone.load_start_weights` and `ValueEncoder.load_start_weights`.
+        """
         self.backbone.load_start_weights()
+        if self.value_start_weights is not None:
+            self.value.load_start_weights(self.value_start_weights)
 
     def encode(self, frames: Tensor) -> XMemFeatures:
         """Features of (B, 3, h, w) RGB in [0, 1], h and w multiples of 16."""
@@ -310,6 +341,7 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
             long=long,
             times=times,
             last=time if is_due else memory.last,
+            positions=features.keys.key[0, 0].numel(),
             queries=queries,
         )
 
