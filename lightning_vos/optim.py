@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_vos.errors import ConfigError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+    from torch.optim import Optimizer
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,16 @@ class StepSchedule:
             return self.start + (peak - self.start) * step / warmup
         return peak * self.factor_of_drop ** sum(step >= drop * steps for drop in self.drops)
 
-    def factor(self, steps: int, peak: float) -> Callable[[int], float]:
-        """What a `LambdaLR` multiplies `peak` with.
+    def configure(self, optimizer: Optimizer, steps: int) -> OptimizerLRSchedulerConfig:
+        """What `configure_optimizers` returns for a training of `steps` with an optimizer of one group.
 
         Raises:
-            ConfigError: `peak` is not above 0.
+            ConfigError: The learning rate of the optimizer is not above 0.
         """
+        peak = optimizer.param_groups[0]["lr"]
         _require_positive(peak)
-        return lambda step: self.rate(step, steps, peak) / peak
+        scheduler = LambdaLR(optimizer, lambda step: self.rate(step, steps, peak) / peak)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def training_steps(trainer: Trainer) -> int:

@@ -1,6 +1,7 @@
 """Learning rate schedules, by steps."""
 
 import pytest
+import torch
 
 from lightning_vos.errors import ConfigError
 from lightning_vos.optim import StepSchedule, training_steps
@@ -9,6 +10,12 @@ from lightning_vos.optim import StepSchedule, training_steps
 class StubTrainer:
     def __init__(self, steps):
         self.estimated_stepping_batches = steps
+
+
+def sgd(rate):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=abs(rate))
+    optimizer.param_groups[0]["lr"] = rate  # torch itself refuses rates below 0
+    return optimizer
 
 
 def test_the_static_stage_warms_up_and_drops_once():
@@ -23,7 +30,11 @@ def test_the_static_stage_warms_up_and_drops_once():
         100_000: 1e-5,
         249_999: 1e-5,
     }
-    factor = schedule.factor(250_000, 1e-4)
+    optimizer = sgd(1e-4)
+    configured = schedule.configure(optimizer, 250_000)
+    assert configured["optimizer"] is optimizer
+    assert configured["lr_scheduler"]["interval"] == "step"
+    (factor,) = configured["lr_scheduler"]["scheduler"].lr_lambdas
     for step, rate in expected.items():
         assert schedule.rate(step, 250_000, 1e-4) == pytest.approx(rate, rel=1e-9), step
         assert 1e-4 * factor(step) == pytest.approx(rate, rel=1e-9), step
@@ -62,7 +73,7 @@ def test_settings_out_of_range_are_refused(settings):
 @pytest.mark.parametrize("peak", [0.0, -1e-4])
 def test_a_rate_of_nothing_is_refused(peak):
     with pytest.raises(ConfigError, match=r"learning rate is .*\n.*--model\.optimizer\.lr"):
-        StepSchedule().factor(100, peak)
+        StepSchedule().configure(sgd(peak), 100)
 
 
 def test_a_training_has_an_end():

@@ -7,7 +7,8 @@ from lightning_vos.backbones import Backbone
 from lightning_vos.metrics.sequence import Plan
 from lightning_vos.models.hodor.network import HODORNetwork
 from lightning_vos.models.mavos.network import MAVOSNetwork
-from lightning_vos.models.qmvos.network import QMVOSNetwork, Queries
+from lightning_vos.models.qmvos.network import QMVOSNetwork
+from lightning_vos.models.qmvos.queries import Queries
 from lightning_vos.structures import Clip, ScoredVideo, Video
 from lightning_vos.vos.canvas import PaddingCanvas
 

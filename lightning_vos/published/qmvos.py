@@ -67,7 +67,8 @@ _COUNTER = ".num_batches_tracked"
 
 def build(name: str) -> QMVOSNetwork:
     """The network of a published model, with the published evaluation's settings and random weights."""
-    from lightning_vos.models.qmvos.network import QMVOSNetwork, Queries
+    from lightning_vos.models.qmvos.network import QMVOSNetwork
+    from lightning_vos.models.qmvos.queries import Queries
 
     backbone = Backbone("resnet50", frozen_norms=False, frozen_stages=0)
     return QMVOSNetwork(backbone, Queries() if name == "qmvos" else None)

@@ -9,9 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from lightning_vos.errors import ConfigError
-from lightning_vos.models.qmvos.memory import LongTermRules, condense, evicted, joined, new_store, read
+from lightning_vos.models.qmvos.memory import LongTermRules, StoreRules, condense, evicted, joined, new_store, read
 from lightning_vos.models.qmvos.module import QMVOS, Draws
-from lightning_vos.models.qmvos.network import QMVOSNetwork, StoreRules, aggregate
+from lightning_vos.models.qmvos.network import QMVOSNetwork, aggregate
 from lightning_vos.models.qmvos.similarity import affinity, anisotropic_similarity
 from lightning_vos.vos.canvas import View
 from lightning_vos.vos.track import Tracker, track

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from lightning_vos.losses.segmentation import BootstrappedDice
-from lightning_vos.models.qmvos.memory import LongTermRules
+from lightning_vos.models.qmvos.memory import LongTermRules, StoreRules
 from lightning_vos.models.qmvos.module import QMVOS, Draws
-from lightning_vos.models.qmvos.network import StoreRules, aggregate
+from lightning_vos.models.qmvos.network import aggregate
 from lightning_vos.models.qmvos.queries import ScaleAwareInteraction
 from lightning_vos.models.qmvos.similarity import affinity, anisotropic_similarity
 from lightning_vos.published import load_published, qmvos

@@ -8,7 +8,7 @@ Shapes: B batch, N object slots, n objects of a group, M positions of a store, P
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -45,6 +45,28 @@ class LongTermRules:
                 f"prototypes={self.prototypes}, capacity={self.capacity}; expected 1 < min_frames < max_frames, and "
                 "positive numbers, no more prototypes than the capacity"
             )
+
+
+@dataclass(frozen=True)
+class StoreRules:
+    """When a frame is remembered, and how memories are read.
+
+    Attributes:
+        interval: Frames from one that is remembered to the next.
+        top_k: Positions that each one reads at most; None for all.
+        long_term: How the working memory is condensed; None keeps every frame.
+        is_synchronised: Whether a remembered frame updates the sensory memory by its values alone, as at test; in
+            training the decoder's update comes first, and that by values when it is drawn.
+    """
+
+    interval: int = 5
+    top_k: int | None = 30
+    long_term: LongTermRules | None = field(default_factory=LongTermRules)
+    is_synchronised: bool = True
+
+    def __post_init__(self) -> None:
+        if self.interval < 1 or (self.top_k is not None and self.top_k < 1):
+            raise ValueError(f"StoreRules: interval={self.interval}, top_k={self.top_k}; expected at least 1 of each")
 
 
 @dataclass(frozen=True)
@@ -92,6 +114,57 @@ class Store:
             self.usage[:, kept],
             self.life[:, kept],
         )
+
+
+@dataclass(frozen=True)
+class XMemMemory:
+    """The state of a video between two frames.
+
+    Attributes:
+        valid: (B, N) bool, slots that hold an object.
+        rules: When and how.
+        draws: (T,) bool of training, whether each frame's values update the sensory memory; None at test.
+        groups: The slots of the objects that entered together, in the order of entry.
+        hidden: (B, N', C, ..) sensory memory.
+        candidate: The same as the decoder left it in the frame at hand, until `memorize`.
+        work: The working memory.
+        long: The long-term memory.
+        times: Of the frames in the working memory; while nothing is condensed.
+        last: Time of the latest frame that is remembered.
+        positions: Of a frame.
+        queries: (B, N', C) of QMVOS, for the next frame.
+    """
+
+    valid: Tensor
+    rules: StoreRules
+    draws: Tensor | None = None
+    groups: tuple[tuple[int, ...], ...] = ()
+    hidden: Tensor | None = None
+    candidate: Tensor | None = None
+    work: Store | None = None
+    long: Store | None = None
+    times: tuple[int, ...] = ()
+    last: int = 0
+    positions: int = 0
+    queries: Tensor | None = None
+
+    @property
+    def known(self) -> Tensor:
+        """(B, N) bool, slots of which something is remembered."""
+        slots = [slot for group in self.groups for slot in group]
+        known = torch.zeros_like(self.valid)
+        known[:, slots] = True
+        return known & self.valid
+
+    @property
+    def bank_bytes(self) -> int:
+        """Size of working and long-term memory in bytes."""
+        return sum(store.nbytes for store in (self.work, self.long) if store is not None)
+
+    @property
+    def bank_frames(self) -> int:
+        """How many frames the positions of both come to."""
+        return sum(store.size for store in (self.work, self.long) if store is not None) // max(self.positions, 1)
 
 
 def new_store(key: Tensor, shrinkage: Tensor, selection: Tensor | None, values: tuple[Tensor, ...]) -> Store:

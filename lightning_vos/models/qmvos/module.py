@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_vos.errors import ConfigError
 from lightning_vos.losses.segmentation import BootstrappedDice
-from lightning_vos.models.qmvos.network import QMVOSNetwork, XMemMemory
+from lightning_vos.models.qmvos.memory import XMemMemory
+from lightning_vos.models.qmvos.network import QMVOSNetwork
 from lightning_vos.optim import StepSchedule, training_steps
 from lightning_vos.structures import Clip
 from lightning_vos.vos.module import VOSModule
@@ -111,8 +111,7 @@ class QMVOS(VOSModule):
             ConfigError: if the training has no end.
         """
         optimizer = self.optimizer([parameter for parameter in self.network.parameters() if parameter.requires_grad])
-        factor = self.schedule.factor(training_steps(self.trainer), optimizer.param_groups[0]["lr"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        return self.schedule.configure(optimizer, training_steps(self.trainer))
 
     def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
         """Loss of a batch of clips."""

@@ -5,46 +5,24 @@ Shapes: B batch, N object slots, H W output size, h w network size, C channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_vos.backbones import Backbone
 from lightning_vos.errors import ConfigError
 from lightning_vos.models.qmvos.decoder import Decoder
 from lightning_vos.models.qmvos.encoders import KeyProjection, Keys, ValueEncoder
-from lightning_vos.models.qmvos.memory import LongTermRules, Store, condense, joined, new_store, read
-from lightning_vos.models.qmvos.queries import QueryContentInteraction, ScaleAwareInteraction
+from lightning_vos.models.qmvos.memory import Store, StoreRules, XMemMemory, condense, joined, new_store, read
+from lightning_vos.models.qmvos.queries import Queries
 from lightning_vos.vos.canvas import PaddingCanvas, View
 from lightning_vos.vos.network import Given, Masks, VOSNetwork
 
 _NEVER = 1e-7  # probabilities stay this far from 0 and 1
-
-
-@dataclass(frozen=True)
-class StoreRules:
-    """When a frame is remembered, and how memories are read.
-
-    Attributes:
-        interval: Frames from one that is remembered to the next.
-        top_k: Positions that each one reads at most; None for all.
-        long_term: How the working memory is condensed; None keeps every frame.
-        is_synchronised: Whether a remembered frame updates the sensory memory by its values alone, as at test; in
-            training the decoder's update comes first, and that by values when it is drawn.
-    """
-
-    interval: int = 5
-    top_k: int | None = 30
-    long_term: LongTermRules | None = field(default_factory=LongTermRules)
-    is_synchronised: bool = True
-
-    def __post_init__(self) -> None:
-        if self.interval < 1 or (self.top_k is not None and self.top_k < 1):
-            raise ValueError(f"StoreRules: interval={self.interval}, top_k={self.top_k}; expected at least 1 of each")
 
 
 _TRAIN_RULES = StoreRules(interval=1, top_k=None, long_term=None, is_synchronised=False)
@@ -58,79 +36,6 @@ class XMemFeatures(NamedTuple):
     image: Tensor  # (B, 3, h, w), normalised
     maps: tuple[Tensor, Tensor, Tensor]  # (B, C, ..) at strides 16, 8 and 4
     keys: Keys
-
-
-@dataclass(frozen=True)
-class XMemMemory:
-    """The state of a video between two frames.
-
-    Attributes:
-        valid: (B, N) bool, slots that hold an object.
-        rules: When and how.
-        draws: (T,) bool of training, whether each frame's values update the sensory memory; None at test.
-        groups: The slots of the objects that entered together, in the order of entry.
-        hidden: (B, N', C, ..) sensory memory.
-        candidate: The same as the decoder left it in the frame at hand, until `memorize`.
-        work: The working memory.
-        long: The long-term memory.
-        times: Of the frames in the working memory; while nothing is condensed.
-        last: Time of the latest frame that is remembered.
-        positions: Of a frame.
-        queries: (B, N', C) of QMVOS, for the next frame.
-    """
-
-    valid: Tensor
-    rules: StoreRules
-    draws: Tensor | None = None
-    groups: tuple[tuple[int, ...], ...] = ()
-    hidden: Tensor | None = None
-    candidate: Tensor | None = None
-    work: Store | None = None
-    long: Store | None = None
-    times: tuple[int, ...] = ()
-    last: int = 0
-    positions: int = 0
-    queries: Tensor | None = None
-
-    @property
-    def known(self) -> Tensor:
-        """(B, N) bool, slots of which something is remembered."""
-        slots = [slot for group in self.groups for slot in group]
-        known = torch.zeros_like(self.valid)
-        known[:, slots] = True
-        return known & self.valid
-
-    @property
-    def bank_bytes(self) -> int:
-        """Size of working and long-term memory in bytes."""
-        return sum(store.nbytes for store in (self.work, self.long) if store is not None)
-
-    @property
-    def bank_frames(self) -> int:
-        """How many frames the positions of both come to."""
-        return sum(store.size for store in (self.work, self.long) if store is not None) // max(self.positions, 1)
-
-
-class Queries(nn.Module):
-    """The two parts that QMVOS adds to XMem.
-
-    Args:
-        source: Which frame's queries a frame is segmented with: the one before, or the first for ever (Table 3e).
-        on_entry: What becomes of the queries of others when an object enters later: `official` makes them of empty
-            masks, `repaired` of their predicted ones.
-        frame_channels: Of the backbone's maps at strides 16 and 8.
-    """
-
-    def __init__(
-        self,
-        source: Literal["previous", "first"] = "previous",
-        on_entry: Literal["official", "repaired"] = "official",
-        frame_channels: tuple[int, int] = (1024, 512),
-    ) -> None:
-        super().__init__()
-        self.source, self.on_entry, self.frame_channels = source, on_entry, tuple(frame_channels)
-        self.sim = ScaleAwareInteraction(frame_channels)
-        self.qcim = QueryContentInteraction()
 
 
 class QMVOSNetwork(VOSNetwork[XMemMemory]):

@@ -5,6 +5,8 @@ Shapes: B batch, N object slots, C channels of a query, h w grid of stride 16, H
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,6 +98,28 @@ class QueryContentInteraction(nn.Module):
         )
         queries = self.norm_cross(queries + attended)
         return self.norm_feed(queries + self.feed(queries))
+
+
+class Queries(nn.Module):
+    """The two parts that QMVOS adds to XMem.
+
+    Args:
+        source: Which frame's queries a frame is segmented with: the one before, or the first for ever (Table 3e).
+        on_entry: What becomes of the queries of others when an object enters later: `official` makes them of empty
+            masks, `repaired` of their predicted ones.
+        frame_channels: Of the backbone's maps at strides 16 and 8.
+    """
+
+    def __init__(
+        self,
+        source: Literal["previous", "first"] = "previous",
+        on_entry: Literal["official", "repaired"] = "official",
+        frame_channels: tuple[int, int] = (1024, 512),
+    ) -> None:
+        super().__init__()
+        self.source, self.on_entry, self.frame_channels = source, on_entry, tuple(frame_channels)
+        self.sim = ScaleAwareInteraction(frame_channels)
+        self.qcim = QueryContentInteraction()
 
 
 def _feed(channels: int) -> nn.Sequential:
