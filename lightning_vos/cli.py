@@ -23,6 +23,9 @@ VERBS = (
     ("report", "draw figures of runs, memories and attention", "report"),
     ("submission", "pack results for a benchmark's server, or check a packed file", "submission"),
 )
+_OUT_OF_MEMORY = """Out of memory: {}
+  In training, make it need less: --data.batch_size (and --trainer.accumulate_grad_batches for the same step),
+  --model.activation_checkpointing true, --trainer.precision 16-mixed, --data.transform.crop, or a smaller network."""
 
 
 def main() -> None:
@@ -43,7 +46,7 @@ def main() -> None:
 
 
 def _run(module: str, args: list[str]) -> None:
-    from lightning_vos.errors import UserError
+    from lightning_vos.errors import UserError, is_out_of_memory
 
     try:
         _check_datamodules()
@@ -58,6 +61,8 @@ def _run(module: str, args: list[str]) -> None:
             cause = cause.__cause__ or cause.__context__
         if cause is None and isinstance(error, OSError) and error.filename is not None:
             _refuse(f"{error.strerror}: {error.filename}\n  expected a place that can be read and written")
+        if cause is None and is_out_of_memory(error):
+            _refuse(_OUT_OF_MEMORY.format(str(error).splitlines()[0]))
         if cause is None:
             raise
         _refuse(_text(cause))

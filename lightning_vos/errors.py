@@ -26,3 +26,13 @@ class CheckpointError(UserError):
 
 class ConfigError(UserError):
     """Settings that cannot work together, or not with the data at hand."""
+
+
+class DeviceMemoryError(UserError):
+    """The memory of the device does not hold what was asked for."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device could not give the memory that was asked of it."""
+    # torch tells it by a class on a GPU, and by its words alone on a CPU
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

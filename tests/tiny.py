@@ -1,5 +1,7 @@
 """A small MAVOS, HODOR, XMem and QMVOS, and small moving squares, for tests of everything around the mathematics."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -31,7 +33,8 @@ def hodor(seed=0, **settings):
 
 
 def queries(**settings):
-    return Queries(frame_channels=(192, 48), **settings)
+    """What makes them: the network knows the channels."""
+    return partial(Queries, **settings)
 
 
 def qmvos(seed=0, **settings):

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from lightning_vos.errors import UserError
+from lightning_vos.errors import DeviceMemoryError, UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -53,17 +53,13 @@ def _send(sender: Connection, function: Callable[..., Iterator[Any]], arguments:
     try:
         for item in function(*arguments):
             sender.send(item)
+    except DeviceMemoryError:
+        sender.send(StoppedError("out of memory"))
     except UserError as error:
         sender.send(error)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
+        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
             raise
         sender.send(StoppedError("out of memory"))
     finally:
         sender.close()
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

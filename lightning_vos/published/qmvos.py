@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
+
 from lightning_vos.backbones import Backbone
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ _BODIES = (  # beginnings of names, the longer ones first
     ("key_encoder.", "backbone.body."),
     ("value_encoder.", "value.body."),
 )
+_STEM, _SINGLE_OBJECT_PLANES = "value_encoder.conv1.weight", 4
 _COUNTER = ".num_batches_tracked"
 
 
@@ -71,7 +74,7 @@ def build(name: str) -> QMVOSNetwork:
     from lightning_vos.models.qmvos.queries import Queries
 
     backbone = Backbone("resnet50", frozen_norms=False, frozen_stages=0)
-    return QMVOSNetwork(backbone, Queries() if name == "qmvos" else None)
+    return QMVOSNetwork(backbone, Queries if name == "qmvos" else None)
 
 
 def recognize(state: Mapping[str, Tensor]) -> str | None:
@@ -82,8 +85,15 @@ def recognize(state: Mapping[str, Tensor]) -> str | None:
 
 
 def essential(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict less the counters of batch norms, which never count and may be missing."""
-    return {name: value for name, value in state.items() if not name.endswith(_COUNTER)}
+    """A published state dict less the counters of batch norms, which never count and may be missing.
+
+    Files of the first stage, on single objects, lack a plane of the value encoder's input; they get zeros.
+    """
+    kept = {name: value for name, value in state.items() if not name.endswith(_COUNTER)}
+    stem = kept.get(_STEM)
+    if stem is not None and stem.dim() == 4 and stem.shape[1] == _SINGLE_OBJECT_PLANES:
+        kept[_STEM] = torch.cat([stem, torch.zeros_like(stem[:, :1])], dim=1)
+    return kept
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

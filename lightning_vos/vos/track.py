@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_vos.errors import ConfigError, FrameError, MaskError
+from lightning_vos.errors import ConfigError, DeviceMemoryError, FrameError, MaskError, is_out_of_memory
 from lightning_vos.structures import Prediction
 from lightning_vos.vos.canvas import View
 from lightning_vos.vos.network import Given, VOSNetwork, advance, with_valid
@@ -136,12 +136,24 @@ class Tracker:
         """Slot numbers (H, W) and probabilities (1 + slots, H, W) of a (1, 3, H, W) frame, as one pass has them."""
         assert one.view is not None
         network = self.network
-        features = network.encode(network.canvas.enter(one.turned(frame), one.view))
-        kept = None if forced is None else network.planes(one.turned(forced), self._capacity, one.view)
-        given = None if mask is None else self._given(one.turned(mask))
-        masks, one.memories = advance(
-            network, features, one.memories, one.view, time=time, given=given, forced=kept, last=last
-        )
+        try:
+            features = network.encode(network.canvas.enter(one.turned(frame), one.view))
+            kept = None if forced is None else network.planes(one.turned(forced), self._capacity, one.view)
+            given = None if mask is None else self._given(one.turned(mask))
+            masks, one.memories = advance(
+                network, features, one.memories, one.view, time=time, given=given, forced=kept, last=last
+            )
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            held = sum(memory.bank_bytes for memory in self.memories) / 2**20
+            raise DeviceMemoryError(
+                f"Out of memory ({self._device}) at frame {time}: the network sees {one.view.network[0]} x "
+                f"{one.view.network[1]} pixels, {len(self.object_ids)} objects, {len(self._passes)} ways of looking; "
+                f"its memory of the video holds {held:.0f} MiB.\n"
+                f"Let it see less: fewer scales, no flip, --size H W of segment, fewer objects at a time;\n"
+                f"or remember less: {network.memory_knobs}."
+            ) from error
         return one.turned(masks.labels[0]), one.turned(masks.probabilities[0])
 
     def remove(self, object_ids: Iterable[int]) -> None:

@@ -139,15 +139,16 @@ def test_modules(method, case):
 def test_sim(method, case):
     a = arrays(method, case)
     sim = network(method, case).queries.sim
-    coarse, middle, planes = a["f16"].float(), a["f8"].float(), a["mask"].float()
+    coarse, planes = a["f16"].float(), a["mask"].float()
+    maps = coarse, a["f8"].float(), torch.empty(0)  # the finest map is not looked at
     valid = torch.arange(planes.shape[1]) < a["num_objects"][:, None]
     assert_close(sim.project(coarse), a["f16_query"].float(), **NEAR)
-    fused = sim.fused(coarse, middle)
+    fused = sim.fused(maps)
     assert_close(fused[:, :: fused.shape[1] // a["fused"].shape[1]], a["fused"], **NEAR)
     assert_close(F.interpolate(planes, fused.shape[2:], mode="nearest"), a["mask_at_f8"].float())
     assert_close(ScaleAwareInteraction.pool(fused, planes), a["pooled"], **NEAR)
     for masks, name in ((planes, "query"), (torch.zeros_like(planes), "query_empty_mask")):
-        assert_close(sim(coarse, middle, masks, valid)[valid], a[name][valid], **QUERIES)
+        assert_close(sim(maps, masks, valid)[valid], a[name][valid], **QUERIES)
 
 
 @pytest.mark.parametrize(("method", "case"), cases("qcim"))
@@ -155,7 +156,8 @@ def test_sim(method, case):
 def test_qcim(method, case):
     a = arrays(method, case)
     valid = torch.arange(a["query_in"].shape[1]) < a["num_objects"][:, None]
-    found = network(method, case).queries.qcim(a["query_in"], a["g16"].float(), valid)
+    frame = torch.empty(0)  # the backbone's features are not looked at
+    found = network(method, case).queries.qcim(a["query_in"], frame, a["g16"].float(), valid)
     assert_close(found[valid], a["query_out"][valid], **QUERIES)
 
 
@@ -169,7 +171,7 @@ def test_decoder(method, case):
     net.decoder.fine.register_forward_hook(lambda _, inputs, output: fine.update(g4=output))
     maps = (a["f16"], a["f8"], a["f4"])
     found = net.decoder(
-        maps, a["readout"], a["hidden_in"], lambda coarse: net.queries.qcim(a["query_in"], coarse, valid)
+        maps, a["readout"], a["hidden_in"], lambda coarse: net.queries.qcim(a["query_in"], maps[0], coarse, valid)
     )
     assert_close(fine["g4"][:, :, :: fine["g4"].shape[2] // a["g4"].shape[2]][valid], a["g4"][valid], **NEAR)
     assert_close(found.filters[valid], a["query_out"][valid], **QUERIES)

@@ -60,6 +60,7 @@ class HODORNetwork(VOSNetwork[DescriptorMemory]):
     """
 
     capacity = None
+    memory_knobs = "model.network.test_rules.window (fewer frames), or model.network.canvas.short_side"
 
     def __init__(
         self,

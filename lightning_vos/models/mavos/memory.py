@@ -176,7 +176,8 @@ class FusedMemory(MemoryPolicy):
     """Two frames for ever: the reference, and a dynamic one into which a learned block folds every update.
 
     The first update is put beside the reference as it is; from the second on the block folds (published code; paper
-    Eq. 1 reads as if it always did). Every part of every layer has a block of its own.
+    Eq. 1 reads as if it always did). Every part of every layer has a block of its own; what a layer remembers beyond
+    `parts` stays that of the newest frame.
 
     Args:
         layers: As `MemoryPolicy`.
@@ -195,10 +196,7 @@ class FusedMemory(MemoryPolicy):
         tokens = size[0] * size[1]
         if bank[0][0].shape[1] > tokens:
             new = tuple(
-                frame._make(
-                    block(fresh, old[:, :tokens], size)
-                    for block, fresh, old in zip(cast("nn.ModuleList", blocks), frame, layer, strict=True)
-                )
+                _folded(cast("nn.ModuleList", blocks), frame, layer, size)
                 for blocks, frame, layer in zip(self.blocks, new, bank, strict=True)
             )
         return _joined(new, _reference(bank, size))
@@ -264,6 +262,16 @@ class GlobalContextMemory(FusedMemory):
 
     def __init__(self, layers: int, parts: tuple[int, ...], heads: int = 4, window: int = 7) -> None:
         super().__init__(layers, parts, lambda channels: GlobalContextAttention(channels, heads, window))
+
+
+def _folded(blocks: nn.ModuleList, frame: Any, layer: Any, size: tuple[int, int]) -> Any:
+    """A layer's memory of the new frame, into which that of the old dynamic one is folded."""
+    tokens, learned = size[0] * size[1], len(blocks)
+    folded = (
+        block(fresh, old[:, :tokens], size)
+        for block, fresh, old in zip(blocks, frame[:learned], layer[:learned], strict=True)
+    )
+    return frame._make((*folded, *frame[learned:]))
 
 
 def _mapped(change: Callable[[Tensor], Tensor], bank: Bank) -> Bank:

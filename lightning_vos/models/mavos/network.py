@@ -83,6 +83,9 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
     """
 
     capacity = 10
+    memory_knobs = (
+        "model.network.test_rules.interval (more), or another model.network.memory, such as configs/memory/capped.yaml"
+    )
 
     def __init__(
         self,

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from lightning_vos.models.qmvos.fusion import FeatureFusion, ResidualBlock
 from lightning_vos.models.qmvos.sensory import DecoderUpdate
 
-_COARSE, _FINE = 512, 256  # channels at stride 16, and at strides 8 and 4
-
 
 class Decoded(NamedTuple):
     """What the decoder gives of a frame."""
@@ -54,6 +52,7 @@ class Decoder(nn.Module):
         frame_channels: Of the frame's features at strides 16, 8 and 4.
         value_channels: Of what is read from the memory.
         hidden: Of the sensory memory; 0 for none.
+        channels: Of its own features at stride 16, and at strides 8 and 4.
         is_filtered: Whether the last layer is a filter an object, as in QMVOS, instead of one convolution for all.
     """
 
@@ -62,15 +61,17 @@ class Decoder(nn.Module):
         frame_channels: tuple[int, int, int] = (1024, 512, 256),
         value_channels: int = 512,
         hidden: int = 64,
+        channels: tuple[int, int] = (512, 256),
         *,
         is_filtered: bool = False,
     ) -> None:
         super().__init__()
-        self.fusion = FeatureFusion(frame_channels[0], value_channels + hidden, _COARSE)
-        self.middle = Upsample(frame_channels[1], _COARSE, _FINE)
-        self.fine = Upsample(frame_channels[2], _FINE, _FINE)
-        self.hidden_update = DecoderUpdate((_COARSE, _FINE, _FINE), _FINE, hidden) if hidden else None
-        self.prediction = None if is_filtered else nn.Conv2d(_FINE, 1, 3, padding=1)
+        coarse, fine = channels
+        self.fusion = FeatureFusion(frame_channels[0], value_channels + hidden, coarse)
+        self.middle = Upsample(frame_channels[1], coarse, fine)
+        self.fine = Upsample(frame_channels[2], fine, fine)
+        self.hidden_update = DecoderUpdate((coarse, fine, fine), fine, hidden) if hidden else None
+        self.prediction = None if is_filtered else nn.Conv2d(fine, 1, 3, padding=1)
 
     def forward(
         self,

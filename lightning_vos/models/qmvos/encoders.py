@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vos.backbones import start_state
-from lightning_vos.errors import CheckpointError
+from lightning_vos.errors import CheckpointError, ConfigError
 from lightning_vos.models.qmvos.fusion import FeatureFusion
 from lightning_vos.models.qmvos.sensory import RecurrentCell
 
-_VALUE_CHANNELS = 256  # of a ResNet-18 at stride 16
+_STRIDE_16 = 3  # the number of that map of a ResNet
 
 
 class Keys(NamedTuple):
@@ -52,32 +52,46 @@ class KeyProjection(nn.Module):
 class ValueEncoder(nn.Module):
     """Encodes a frame with the masks of its objects, each beside those of all others.
 
+    Differs from the published code: the plane of the others is there in pre-training on single objects, too; it is 0
+    then, so its weights do not matter.
+
     Args:
         frame_channels: Of the frame's features at stride 16.
         channels: Of a value.
         hidden: Of the sensory memory; 0 for none.
-        others: Whether the other objects are a plane of the input; pre-training on single objects has none.
+        body: A ResNet of timm, of which the first three stages are used.
+
+    Raises:
+        ConfigError: if timm knows no such ResNet.
     """
 
     def __init__(
-        self, frame_channels: int = 1024, channels: int = 512, hidden: int = 64, *, others: bool = True
+        self, frame_channels: int = 1024, channels: int = 512, hidden: int = 64, body: str = "resnet18"
     ) -> None:
         super().__init__()
-        self.body: Any = timm.create_model(
-            "resnet18", features_only=True, out_indices=(3,), in_chans=5 if others else 4
-        )
-        self.others = others
-        self.fusion = FeatureFusion(frame_channels, _VALUE_CHANNELS, channels)
+        try:
+            resnet: Any = timm.create_model(body, features_only=True, out_indices=(_STRIDE_16,), in_chans=5)
+            (stride,), (width,) = resnet.feature_info.reduction(), resnet.feature_info.channels()
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ConfigError(
+                f"No value encoder can be made of {body!r}: {error}.\nGive the name of a ResNet of timm, resnet18."
+            ) from None
+        if stride != 16:
+            raise ConfigError(
+                f"The value encoder needs a ResNet, with a fourth map at stride 16; {body!r} has {stride}."
+            )
+        self.body: Any = resnet
+        self.fusion = FeatureFusion(frame_channels, width, channels)
         self.deep_update = RecurrentCell(channels, hidden) if hidden else None
 
     def load_start_weights(self, weights: str) -> None:
-        """Fill the ResNet-18 with weights of RGB images; the planes of masks get orthogonal ones, as published.
+        """Fill the ResNet with weights of RGB images; the planes of masks get orthogonal ones, as published.
 
         Args:
             weights: As `lightning_vos.backbones.start_state`.
 
         Raises:
-            CheckpointError: if the weights cannot be had, or are not those of a ResNet-18.
+            CheckpointError: if the weights cannot be had, or are not those of this ResNet.
         """
         state, own = start_state(weights), self.body.state_dict()
         stem = state.get("conv1.weight", torch.empty(0))
@@ -87,10 +101,17 @@ class ValueEncoder(nn.Module):
         wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
         if wrong := [name for name in wrong if not name.endswith("num_batches_tracked")]:
             raise CheckpointError(
-                f"Start weights {weights!r} are not those of a ResNet-18: {len(wrong)} entries are missing or of "
+                f"Start weights {weights!r} are not those of the value encoder: {len(wrong)} entries are missing or of "
                 f"another shape, such as {wrong[0]}.\nGive resnet18.tv_in1k, a file of it, or null (random)."
             )
         self.body.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
+
+    @torch.no_grad()
+    def start_others(self) -> None:
+        """Give the plane of other objects orthogonal weights if it has none, as when the published stages go on."""
+        plane = next(self.body.parameters())[:, 4:]  # of the stem's first convolution
+        if not plane.any():
+            plane.copy_(nn.init.orthogonal_(torch.empty_like(plane)))
 
     def forward(self, image: Tensor, features: Tensor, planes: Tensor) -> Tensor:
         """Values (B, N, C, h, w).
@@ -101,8 +122,6 @@ class ValueEncoder(nn.Module):
             planes: (B, N, H, W) in [0, 1].
         """
         images = image[:, None].expand(-1, planes.shape[1], -1, -1, -1)
-        parts = [images, planes[:, :, None]]
-        if self.others:
-            parts.append((planes.sum(dim=1, keepdim=True) - planes)[:, :, None])
-        (objects,) = self.body(torch.cat(parts, dim=2).flatten(0, 1))
+        others = planes.sum(dim=1, keepdim=True) - planes
+        (objects,) = self.body(torch.cat([images, planes[:, :, None], others[:, :, None]], dim=2).flatten(0, 1))
         return self.fusion(features, objects.unflatten(0, planes.shape[:2]))

@@ -9,14 +9,17 @@ Shapes: B batch, N object slots, n objects of a group, M positions of a store, P
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_vos.errors import ConfigError
+from lightning_vos.models.mavos.memory import Bank
 from lightning_vos.models.qmvos.similarity import affinity, anisotropic_similarity
 
 _YOUNG = 1e-7  # the lifetime of a position that was never read
+_FEWEST = 3  # frames in the working memory: the first, the latest, and one to condense
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class LongTermRules:
         capacity: Positions of the long-term memory; the least used go.
         late_groups: Which values of objects that came later stay in the working memory: `official` keeps those of
             their own first frame beside the keys of the video's first; `aligned` keeps those that keys belong to.
+        budget_frames: The positions of both memories together are no more than those of this many frames, if given.
+        budget_megabytes: Both memories together hold no more than this, in MiB, if given. Where a budget is too small
+            for the numbers above, less is kept: of it half or more for the working memory, which shrinks to three
+            frames at last.
     """
 
     max_frames: int = 10
@@ -37,6 +44,8 @@ class LongTermRules:
     prototypes: int = 128
     capacity: int = 10_000
     late_groups: Literal["official", "aligned"] = "official"
+    budget_frames: float | None = None
+    budget_megabytes: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 < self.min_frames < self.max_frames or not 0 < self.prototypes <= self.capacity:
@@ -45,6 +54,49 @@ class LongTermRules:
                 f"prototypes={self.prototypes}, capacity={self.capacity}; expected 1 < min_frames < max_frames, and "
                 "positive numbers, no more prototypes than the capacity"
             )
+        if any(budget is not None and budget <= 0 for budget in (self.budget_frames, self.budget_megabytes)):
+            raise ValueError(
+                f"LongTermRules: budget_frames={self.budget_frames}, budget_megabytes={self.budget_megabytes}; "
+                "expected numbers above 0, or null for no budget"
+            )
+
+    def within_budget(self, positions: int, bytes_of_position: int) -> LongTermRules:
+        """The rules with as many frames and prototypes as the budgets leave room for.
+
+        Args:
+            positions: Of a frame, P.
+            bytes_of_position: What a position takes, the values of all objects included.
+
+        Raises:
+            ConfigError: if three frames and some prototypes are more than that.
+        """
+        wanted = self.max_frames * positions + self.capacity
+        room = wanted
+        if self.budget_frames is not None:
+            room = min(room, int(self.budget_frames * positions))
+        if self.budget_megabytes is not None:
+            room = min(room, int(self.budget_megabytes * 2**20 / bytes_of_position))
+        if room == wanted:
+            return self
+        max_frames = min(self.max_frames, max(room // 2 // positions, _FEWEST))
+        capacity = min(self.capacity, room - max_frames * positions)
+        if capacity < min(self.prototypes, positions):
+            least = _FEWEST * positions + min(self.prototypes, positions)
+            raise ConfigError(
+                f"The memory budget has room for {max(room, 0)} positions, of which a frame of this video has "
+                f"{positions};\n"
+                f"at least {least} are needed: {least / positions:.1f} frames, or "
+                f"{least * bytes_of_position / 2**20:.1f} MiB with the objects that are there.\n"
+                "Raise test_rules.long_term.budget_frames or budget_megabytes, take fewer objects at a time,\n"
+                "or let the network see smaller frames (canvas.short_side; --size of segment)."
+            )
+        return replace(
+            self,
+            max_frames=max_frames,
+            min_frames=min(self.min_frames, max_frames - 1),
+            prototypes=min(self.prototypes, capacity),
+            capacity=capacity,
+        )
 
 
 @dataclass(frozen=True)
@@ -100,6 +152,13 @@ class Store:
         parts = (self.key, self.shrinkage, self.selection, self.usage, self.life, *self.values)
         return sum(part.nbytes for part in parts if part is not None)
 
+    @property
+    def nbytes_of_position(self) -> int:
+        """Bytes of a position of which every group has values."""
+        parts = (self.key, self.shrinkage, self.selection, *self.values)
+        counters = 2 * self.usage.element_size()
+        return counters + sum(part[..., -1:].nbytes for part in parts if part is not None)
+
     def counted(self, reads: Tensor) -> Store:
         """The store after its positions were read with (B, M) weights."""
         return replace(self, usage=self.usage + reads, life=self.life + 1)
@@ -116,6 +175,17 @@ class Store:
         )
 
 
+class GroupPositions(NamedTuple):
+    """What a group of objects remembers by a policy of `lightning_vos.models.mavos.memory`: its keys are its own.
+
+    Learned policies fold keys and values; shrinkage stays that of the frame that came in last.
+    """
+
+    key: Tensor  # (B, m, C)
+    value: Tensor  # (B * n, m, C)
+    shrinkage: Tensor  # (B, m, 1)
+
+
 @dataclass(frozen=True)
 class XMemMemory:
     """The state of a video between two frames.
@@ -129,6 +199,7 @@ class XMemMemory:
         candidate: The same as the decoder left it in the frame at hand, until `memorize`.
         work: The working memory.
         long: The long-term memory.
+        banks: Of each group what a memory policy keeps instead of the two, one layer of `GroupPositions`.
         times: Of the frames in the working memory; while nothing is condensed.
         last: Time of the latest frame that is remembered.
         positions: Of a frame.
@@ -143,6 +214,7 @@ class XMemMemory:
     candidate: Tensor | None = None
     work: Store | None = None
     long: Store | None = None
+    banks: tuple[Bank, ...] = ()
     times: tuple[int, ...] = ()
     last: int = 0
     positions: int = 0
@@ -158,13 +230,15 @@ class XMemMemory:
 
     @property
     def bank_bytes(self) -> int:
-        """Size of working and long-term memory in bytes."""
-        return sum(store.nbytes for store in (self.work, self.long) if store is not None)
+        """Size of working and long-term memory, or of what a policy keeps, in bytes."""
+        kept = sum(part.nbytes for bank in self.banks for layer in bank for part in layer)
+        return kept + sum(store.nbytes for store in (self.work, self.long) if store is not None)
 
     @property
     def bank_frames(self) -> int:
-        """How many frames the positions of both come to."""
-        return sum(store.size for store in (self.work, self.long) if store is not None) // max(self.positions, 1)
+        """How many frames the positions of both come to, or what a policy keeps of the group with most."""
+        size = max((bank[0].key.shape[1] for bank in self.banks), default=0)
+        return (size + sum(one.size for one in (self.work, self.long) if one is not None)) // max(self.positions, 1)
 
 
 def new_store(key: Tensor, shrinkage: Tensor, selection: Tensor | None, values: tuple[Tensor, ...]) -> Store:
@@ -230,6 +304,16 @@ def read(
     return readouts, (counted[0] if long is not None else None), counted[-1]
 
 
+def read_banks(banks: tuple[Bank, ...], query: Tensor, selection: Tensor, top_k: int | None) -> list[Tensor]:
+    """What a frame finds in the banks of all groups; arguments and result as those of `read`."""
+    readouts = []
+    for (kept,) in banks:
+        similarity = anisotropic_similarity(kept.key.transpose(1, 2), kept.shrinkage.transpose(1, 2), query, selection)
+        value = kept.value.transpose(1, 2).unflatten(0, (len(query), -1))  # (B, n, C, m)
+        readouts.append((value.flatten(1, 2) @ affinity(similarity, top_k)).unflatten(1, value.shape[1:3]))
+    return readouts
+
+
 def condense(work: Store, long: Store | None, rules: LongTermRules, positions: int) -> tuple[Store, Store | None]:
     """Turn the middle of a full working memory into prototypes; nothing happens while there is room.
 
@@ -241,7 +325,13 @@ def condense(work: Store, long: Store | None, rules: LongTermRules, positions: i
 
     Returns:
         Both stores.
+
+    Raises:
+        ConfigError: as `LongTermRules.within_budget`.
     """
+    rules = rules.within_budget(positions, work.nbytes_of_position)
+    if long is not None:
+        long = evicted(long, rules.capacity)  # more than that only where an object came and a budget is short
     if work.size < rules.max_frames * positions:
         return work, long
     if long is not None:

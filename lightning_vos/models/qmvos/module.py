@@ -25,6 +25,7 @@ from lightning_vos.vos.network import Given, advance
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
+_FOLDED = 4  # frames of a clip whose last one reads what a policy has folded
 _SCHEDULE = StepSchedule(start=0.0, warmup=0.0, drops=(50 / 65,))
 
 
@@ -58,7 +59,8 @@ class QMVOS(VOSModule):
         optimizer: Called with all parameters.
         schedule: Of the learning rate.
         max_objects: Slots of a clip; empty ones count in the dice, as published.
-        references: Frames that one reads at most: the first, and others drawn at random.
+        references: Frames that one reads at most: the first, and others drawn at random; with a memory policy it reads
+            what that keeps.
         deep_update: Probability that a frame's values update the sensory memory.
         weights: As `VOSModule`.
         weights_may_lack: As `VOSModule`.
@@ -104,6 +106,11 @@ class QMVOS(VOSModule):
         self.optimizer, self.schedule = optimizer, schedule
         self.max_objects, self.references, self.deep_update = max_objects, references, deep_update
 
+    def on_fit_start(self) -> None:
+        """As `VOSModule`; where the published first stage has no plane of other objects, it begins here."""
+        super().on_fit_start()
+        self.network.value.start_others()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """All parameters in one group, with weight decay, as published.
 
@@ -144,13 +151,19 @@ class QMVOS(VOSModule):
             draws: What chance decides.
 
         Raises:
-            ConfigError: if a clip holds too many objects.
+            ConfigError: if a clip holds too many objects, or too few frames for the memory policy.
         """
         network, (frames, masks, objects) = self.network, clip
         if int(objects.max()) > self.max_objects:
             raise ConfigError(
                 f"A clip holds {int(objects.max())} objects, training takes {self.max_objects}.\n"
                 "Set --data.max_objects to as many as --model.max_objects."
+            )
+        policy = network.policy
+        if policy is not None and policy.is_learned and frames.shape[1] < _FOLDED:
+            raise ConfigError(
+                f"Clips of {frames.shape[1]} frames do not reach the memory policy: it first folds the third frame.\n"
+                f"Set --data.sampler.length to {_FOLDED} or more."
             )
         size = (frames.shape[3], frames.shape[4])
         view = network.canvas.view(size, size)
@@ -172,7 +185,7 @@ class QMVOS(VOSModule):
                 memories,
                 view,
                 time=time,
-                sources=draws.sources[time - 1],
+                sources=draws.sources[time - 1] if policy is None else None,
                 last=time == last,
             )
             entropy, dice = self.loss(result.logits, result.probabilities, masks[:, time], valid, progress)

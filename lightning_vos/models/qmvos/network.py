@@ -5,9 +5,10 @@ Shapes: B batch, N object slots, H W output size, h w network size, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,20 @@ from torch import Tensor
 
 from lightning_vos.backbones import Backbone
 from lightning_vos.errors import ConfigError
+from lightning_vos.models.mavos.memory import Bank, MemoryPolicy
 from lightning_vos.models.qmvos.decoder import Decoder
 from lightning_vos.models.qmvos.encoders import KeyProjection, Keys, ValueEncoder
-from lightning_vos.models.qmvos.memory import Store, StoreRules, XMemMemory, condense, joined, new_store, read
+from lightning_vos.models.qmvos.memory import (
+    GroupPositions,
+    Store,
+    StoreRules,
+    XMemMemory,
+    condense,
+    joined,
+    new_store,
+    read,
+    read_banks,
+)
 from lightning_vos.models.qmvos.queries import Queries
 from lightning_vos.vos.canvas import PaddingCanvas, View
 from lightning_vos.vos.network import Given, Masks, VOSNetwork
@@ -39,36 +51,49 @@ class XMemFeatures(NamedTuple):
 
 
 class QMVOSNetwork(VOSNetwork[XMemMemory]):
-    """The network of XMem; with `queries` that of QMVOS.
+    """The network of XMem; with `queries` that of QMVOS. Every store goes with queries and without.
 
     It stays in eval mode in training, too: batch norms keep their statistics, as published.
 
     Args:
         backbone: The encoder of frames, with maps at strides 4, 8 and 16.
-        queries: QMVOS's; None for XMem.
-        value_start_weights: What the ResNet-18 of the value encoder starts from, as `Backbone.start_weights`.
+        queries: QMVOS's, such as `Queries`; called with the channels of the backbone's maps at strides 16, 8 and 4, and
+            of the decoder's at stride 16 and at finer ones. None for XMem.
+        memory: A policy of `lightning_vos.models.mavos.memory` instead of working and long-term memory, such as MAVOS's
+            MCA; called with one layer, and the channels of keys and values. None for XMem's own.
+        value_backbone: The ResNet of the value encoder, as `ValueEncoder`.
+        value_start_weights: What it starts from, as `Backbone.start_weights`.
         key_channels: Of keys.
         value_channels: Of values.
         hidden_channels: Of the sensory memory; 0 for none.
+        decoder_channels: Of the decoder's features at stride 16, and at strides 8 and 4.
         canvas: The sizes at which videos are tested.
         train_rules: Rules of the memory in training.
-        test_rules: Rules of the memory at test.
+        test_rules: Rules of the memory at test; with a policy, `interval` and `top_k` are what it heeds.
 
     Raises:
-        ConfigError: if the backbone has maps at other strides, or of other channels than the queries take.
+        ConfigError: if the backbone has maps at other strides.
+        ValueError: if a width is not positive.
     """
 
     capacity = None
+    memory_knobs: ClassVar[str] = (
+        "model.network.test_rules.long_term.budget_megabytes (or budget_frames), test_rules.interval (more), or "
+        "canvas.short_side"
+    )
 
     def __init__(
         self,
         backbone: Backbone,
-        queries: Queries | None = None,
+        queries: Callable[[tuple[int, int, int], tuple[int, int]], Queries] | None = None,
+        memory: Callable[[int, tuple[int, ...]], MemoryPolicy] | None = None,
         *,
+        value_backbone: str = "resnet18",
         value_start_weights: str | None = None,
         key_channels: int = 64,
         value_channels: int = 512,
         hidden_channels: int = 64,
+        decoder_channels: tuple[int, int] = (512, 256),
         canvas: PaddingCanvas = _CANVAS,
         train_rules: StoreRules = _TRAIN_RULES,
         test_rules: StoreRules = _TEST_RULES,
@@ -79,20 +104,23 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
                 f"XMem needs maps at strides 4, 8 and 16, the backbone has {list(backbone.strides)}.\n"
                 "Set --model.network.backbone.strides=[4,8,16]."
             )
-        fine, middle, coarse = backbone.channels[:3]
-        if queries is not None and queries.frame_channels != (coarse, middle):
-            raise ConfigError(
-                f"The queries take maps of {list(queries.frame_channels)} channels at strides 16 and 8, the backbone "
-                f"has [{coarse}, {middle}].\nSet --model.network.queries.frame_channels=[{coarse},{middle}]."
+        if min(key_channels, value_channels, *decoder_channels) < 1 or hidden_channels < 0:
+            raise ValueError(
+                f"QMVOSNetwork: key_channels={key_channels}, value_channels={value_channels}, "
+                f"decoder_channels={list(decoder_channels)}, hidden_channels={hidden_channels}; expected 1 or more of "
+                "each, of hidden_channels 0 or more"
             )
+        fine, middle, coarse = backbone.channels[:3]
+        maps = (coarse, middle, fine)
         self.canvas: PaddingCanvas = canvas
         self.train_rules, self.test_rules = train_rules, test_rules
         self.backbone = backbone
         self.key = KeyProjection(coarse, key_channels)
-        self.value = ValueEncoder(coarse, value_channels, hidden_channels)
-        self.queries = queries
+        self.value = ValueEncoder(coarse, value_channels, hidden_channels, value_backbone)
+        self.queries = None if queries is None else queries(maps, decoder_channels)
+        self.policy = None if memory is None else memory(1, (key_channels, value_channels))
         self.hidden_channels, self.value_start_weights = hidden_channels, value_start_weights
-        self.decoder = Decoder((coarse, middle, fine), value_channels, hidden_channels, is_filtered=queries is not None)
+        self.decoder = Decoder(maps, value_channels, hidden_channels, decoder_channels, is_filtered=queries is not None)
 
     def train(self, mode: bool = True) -> QMVOSNetwork:
         """Nothing: the published training runs in eval mode."""
@@ -128,14 +156,8 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         sources: Tensor | None = None,
     ) -> tuple[Tensor, XMemMemory]:
         """Read the memory and decode: (B, N, h / 4, w / 4) logits; those of slots that are not known mean nothing."""
-        assert memory.work is not None
         size = features.maps[0].shape[2:]
-        query, selection = (part.flatten(2) for part in (features.keys.key, features.keys.selection))
-        long, work = memory.long, memory.work
-        source = work if sources is None else _chosen(work, memory.times, sources)
-        readouts, counted_long, counted = read(long, source, query, selection, memory.rules.top_k)
-        if sources is None and memory.rules.long_term is not None:
-            long, work = counted_long, counted
+        readouts, memory = self._read(features, memory, sources)
         batch, slots = memory.valid.shape
         readout = readouts[0].new_zeros(batch, slots, readouts[0].shape[2], *size)
         for group, found in zip(memory.groups, readouts, strict=True):
@@ -146,9 +168,30 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         if self.queries is not None:
             assert memory.queries is not None
             queries = F.pad(memory.queries, (0, 0, 0, slots - memory.queries.shape[1]))
-            make_filters = partial(self.queries.qcim, queries, valid=known)
+            make_filters = partial(self.queries.qcim, queries, features.maps[0], valid=known)
         decoded = self.decoder(features.maps, readout, hidden, make_filters)
-        return decoded.logits, replace(memory, long=long, work=work, candidate=decoded.hidden)
+        return decoded.logits, replace(memory, candidate=decoded.hidden)
+
+    def _read(
+        self, features: XMemFeatures, memory: XMemMemory, sources: Tensor | None
+    ) -> tuple[list[Tensor], XMemMemory]:
+        """What a frame finds of each group, (B, n, C, h * w), and the memory that has counted it.
+
+        Raises:
+            ConfigError: if `sources` are asked for of a policy, which keeps no times.
+        """
+        query, selection = (part.flatten(2) for part in (features.keys.key, features.keys.selection))
+        rules = memory.rules
+        if self.policy is not None:
+            if sources is not None:
+                raise ConfigError("A memory policy keeps no times: chosen source frames cannot be read.")
+            return read_banks(memory.banks, query, selection, rules.top_k), memory
+        assert memory.work is not None
+        source = memory.work if sources is None else _chosen(memory.work, memory.times, sources)
+        readouts, long, work = read(memory.long, source, query, selection, rules.top_k)
+        if sources is None and rules.long_term is not None:
+            memory = replace(memory, long=long, work=work)
+        return readouts, memory
 
     def _hidden(self, memory: XMemMemory, features: XMemFeatures) -> Tensor | None:
         """The sensory memory, 0 for slots that came later."""
@@ -225,30 +268,37 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         is_deep = is_due if memory.draws is None else not last and bool(memory.draws[time])
         if memory.candidate is not None and not last and not (rules.is_synchronised and is_deep):
             hidden = memory.candidate
-        work, long, times = memory.work, memory.long, memory.times
         if is_due:
             value = self.value(features.image, features.maps[0], planes[:, 1:])
             if is_deep and hidden is not None and self.value.deep_update is not None:
                 hidden = self.value.deep_update(value, hidden)
-            values = tuple(value[:, list(group)].flatten(3) for group in groups)
-            key, shrinkage, selection = (part.flatten(2) for part in features.keys)
-            new = new_store(key, shrinkage, selection if rules.long_term else None, values)
-            work, times = joined(work, new), (*times, time)
-            if rules.long_term is not None:
-                work, long = condense(work, long, rules.long_term, key.shape[2])
-                times = ()
+            memory = self._store(features.keys, value, memory, time, given)
         queries = self._next_queries(features, planes, memory, given)
-        return replace(
-            memory,
-            hidden=hidden,
-            candidate=None,
-            work=work,
-            long=long,
-            times=times,
-            last=time if is_due else memory.last,
-            positions=features.keys.key[0, 0].numel(),
-            queries=queries,
-        )
+        return replace(memory, hidden=hidden, candidate=None, queries=queries)
+
+    def _store(self, keys: Keys, value: Tensor, memory: XMemMemory, time: int, given: Given | None) -> XMemMemory:
+        """The memory with the keys and (B, N, C, h, w) values of a frame."""
+        rules = memory.rules
+        values = tuple(value[:, list(group)].flatten(3) for group in memory.groups)
+        key, shrinkage, selection = (part.flatten(2) for part in keys)
+        memory = replace(memory, last=time, positions=key.shape[2])
+        if self.policy is not None:
+            size = (keys.key.shape[2], keys.key.shape[3])
+            banks: list[Bank] = []
+            for number, (group, of_group) in enumerate(zip(memory.groups, values, strict=True)):
+                parts = key, of_group.flatten(0, 1), shrinkage
+                new = (GroupPositions(*(part.transpose(1, 2) for part in parts)),)
+                is_reference = given is not None and bool(given.stated[:, list(group)].any())
+                if number < len(memory.banks):
+                    new = self.policy.update(memory.banks[number], new, size, is_reference=is_reference)
+                banks.append(new)
+            return replace(memory, banks=tuple(banks))
+        new_frame = new_store(key, shrinkage, selection if rules.long_term else None, values)
+        work, long, times = joined(memory.work, new_frame), memory.long, (*memory.times, time)
+        if rules.long_term is not None:
+            work, long = condense(work, long, rules.long_term, key.shape[2])
+            times = ()
+        return replace(memory, work=work, long=long, times=times)
 
     def _next_queries(
         self, features: XMemFeatures, planes: Tensor, memory: XMemMemory, given: Given | None
@@ -260,7 +310,7 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         hard = F.one_hot(planes.argmax(dim=1), 1 + slots).movedim(3, 1)[:, 1:].float()
         if given is not None and self.queries.on_entry == "official":
             hard = hard * given.stated[:, :, None, None]
-        return self.queries.sim(features.maps[0], features.maps[1], hard, memory.known)
+        return self.queries.sim(features.maps, hard, memory.known)
 
     def keep(self, memory: XMemMemory, slots: Tensor) -> XMemMemory:
         """The memory with only the (K,) slots."""
@@ -269,6 +319,12 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         groups = tuple(
             tuple(new[group[n]] for n in kept) for group, kept in zip(memory.groups, places, strict=True) if kept
         )
+
+        def rows(bank: Bank, count: int, kept: list[int]) -> Bank:
+            """A bank with the kept ones of its `count` objects."""
+            return tuple(
+                layer._replace(value=layer.value.unflatten(0, (-1, count))[:, kept].flatten(0, 1)) for layer in bank
+            )
 
         def kept_of(store: Store | None) -> Store | None:
             if store is None:
@@ -284,6 +340,11 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
             queries=None if memory.queries is None else memory.queries[:, slots[slots < memory.queries.shape[1]]],
             work=kept_of(memory.work),
             long=kept_of(memory.long),
+            banks=tuple(
+                rows(bank, len(group), kept)
+                for bank, group, kept in zip(memory.banks, memory.groups, places, strict=False)
+                if kept
+            ),
         )
 
 
