@@ -158,7 +158,9 @@ class ClipDataset(Dataset[Clip]):
         others = [
             np.full_like(first, _WITHHELD) if self.sampler.withholds else labels(number) for number in numbers[1:]
         ]
-        frames, masks = self.transform(np.stack([read[number] for number in numbers]), np.stack([first, *others]), rng)
+        frames, masks = self.transform(
+            np.stack([read[number] for number in numbers]), np.stack([first, *others]), rng, step=step
+        )
         masks, objects = self._renumbered(masks, 0, rng)
         if self.sampler.withholds:
             masks[1:] = _WITHHELD

@@ -68,7 +68,7 @@ class WholeFrameTransform(ClipAugmentation):
             )
 
     def __call__(
-        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator
+        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator, *, step: int = 0
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The augmented clip.
 
@@ -76,6 +76,7 @@ class WholeFrameTransform(ClipAugmentation):
             frames: (T, H, W, 3) RGB.
             masks: (T, H, W) label maps.
             rng: The source of every draw.
+            step: All steps are alike.
 
         Returns:
             Frames and masks of the padded size.
@@ -143,7 +144,7 @@ class PseudoVideoTransform(ClipAugmentation):
             raise ValueError(f"PseudoVideoTransform: area={self.area}; expected at least 1")
 
     def __call__(
-        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator
+        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator, *, step: int = 0
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The clip.
 
@@ -151,6 +152,7 @@ class PseudoVideoTransform(ClipAugmentation):
             frames: (T, H, W, 3) RGB, of which the first is used.
             masks: (T, H, W) label maps, of which the first is used.
             rng: The source of every draw.
+            step: All steps are alike.
 
         Returns:
             Frames and masks of the padded size.

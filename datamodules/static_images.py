@@ -17,7 +17,7 @@ from datamodules.base import Split, VOSDataModule
 from datamodules.coco import CocoImages, InstanceRules, find_coco, read_coco
 from datamodules.labelled_images import found_in, image_files, listed_files
 from datamodules.readers import SequenceFiles, masks_of
-from datamodules.transforms import MEAN_COLOUR, StillTransform
+from datamodules.transforms import MEAN_COLOUR, ClipAugmentation, StillTransform
 from datamodules.voc import listed
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, FrameError, MaskError
 from lightning_vos.evaluation.protocols import VOID, appearing_plan
@@ -343,7 +343,7 @@ class StaticImages(VOSDataModule):
         root: Path,
         sets: Sequence[str | StillSet] | None = None,
         validation_images: int = 50,
-        transform: StillTransform = _TRANSFORM,
+        transform: ClipAugmentation = _TRANSFORM,
         merge: float = 1.0,
         **parts: Any,
     ) -> None:
@@ -401,7 +401,8 @@ class StaticImages(VOSDataModule):
             "            static/<set>/*.jpg with *.png beside them, VOCdevkit/VOC2012, or coco\n"
             "Published trainings take COCO (https://cocodataset.org), PASCAL VOC 2012, ECSSD, MSRA10K and PASCAL-S.\n"
             f"{remedy}, with --data.root FOLDER,\n"
-            "or write a small synthetic set in this layout, then run the same command again:\n"
+            "or write a small synthetic set in this layout, then run the same command "
+            f"{'again' if self.sets is None else 'with --data.sets=null'}:\n"
             f"  lightning_vos data demo {self.root} --layout static"
         )
 

@@ -43,7 +43,7 @@ class ClipAugmentation(ABC):
 
     @abstractmethod
     def __call__(
-        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator
+        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator, *, step: int = 0
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The augmented clip.
 
@@ -51,6 +51,7 @@ class ClipAugmentation(ABC):
             frames: (T, H, W, 3) RGB.
             masks: (T, H, W) label maps.
             rng: The source of every draw.
+            step: The optimizer step that the clip is for.
 
         Returns:
             The same of another height and width.
@@ -89,7 +90,7 @@ class ClipTransform(ClipAugmentation):
             )
 
     def __call__(
-        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator
+        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator, *, step: int = 0
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The augmented clip.
 
@@ -97,6 +98,7 @@ class ClipTransform(ClipAugmentation):
             frames: (T, H, W, 3) RGB.
             masks: (T, H, W) label maps.
             rng: The source of every draw; albumentations heeds no global seed.
+            step: All steps are alike.
 
         Returns:
             (T, crop, crop, 3) and (T, crop, crop).
@@ -193,7 +195,7 @@ class StillTransform(ClipTransform):
             raise ValueError(f"StillTransform: area={self.area}; expected a rising pair of shares of 1")
 
     def __call__(
-        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator
+        self, frames: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator, *, step: int = 0
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The clip.
 
@@ -201,6 +203,7 @@ class StillTransform(ClipTransform):
             frames: (T, H, W, 3) RGB, T times the image.
             masks: (T, H, W) label maps.
             rng: The source of every draw; albumentations heeds no global seed.
+            step: All steps are alike.
 
         Returns:
             (T, crop, crop, 3) and (T, crop, crop), the labels exchanged.

@@ -128,5 +128,7 @@ def _split_includes(text: str, source: Path) -> tuple[list[str], str]:
             found = text[value.start_mark.index : value.end_mark.index].strip()
             raise ConfigError(f"{source}: `include` must be a list of file names, found {found!r}")
         names = [item.value for item in value.value]
+        if len(root.value) == 1:
+            return names, "{}"  # what is left is no mapping, which a config has to be
         return names, text[: key.start_mark.index] + text[value.end_mark.index :]
     return [], text

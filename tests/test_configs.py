@@ -115,12 +115,19 @@ def test_every_memory_is_there():
 
 
 @pytest.mark.parametrize(
-    ("memory", "recipe"), [*((memory, "mavos_r50.yaml") for memory in MEMORIES), ("capped", "aotl_mobilenetv2.yaml")]
+    ("memory", "recipe"),
+    [
+        *((memory, "mavos_r50.yaml") for memory in MEMORIES),
+        ("capped", "aotl_mobilenetv2.yaml"),
+        ("focal", "xmem_r50.yaml"),
+        ("capped", "qmvos_r50.yaml"),
+    ],
 )
 def test_a_memory_goes_with_any_recipe(command, memory, recipe):
     network = built(printed(command, "fit", recipe, f"memory/{memory}.yaml")).network
     assert type(network.policy) is MEMORIES[memory]
-    assert network.policy.parts == ((256, 256) if "aotl" in recipe else (128, 512, 512))
+    parts = {"aotl_mobilenetv2.yaml": (256, 256), "mavos_r50.yaml": (128, 512, 512)}
+    assert network.policy.parts == parts.get(recipe, (64, 512))
 
 
 @pytest.mark.parametrize("recipe", ["deaotl_r50.yaml", "deaotl_swinb.yaml", "aotl_mobilenetv2.yaml"])
@@ -218,7 +225,49 @@ def test_xmem_and_qmvos_are_trained_as_published(command, recipe, rate, steps, m
     assert data["parts"]["youtube_vos"]["init_args"]["leave_out_blank"] is True
     sampler, transform = data["sampler"]["init_args"], data["transform"]["init_args"]
     assert (sampler["length"], sampler["steps"], sampler["jumps"]) == (8, main, [5, 10, 15, 5])
-    assert transform == {"crop": 384, "area": [0.36, 1.0], "rotation": 15, "shear": 10, "min_pixels": 0}
+    geometry = {"crop": 384, "area": [0.36, 1.0], "rotation": 15, "shear": 10}
+    assert transform == {**geometry, "fine_tune_from": main, "min_pixels": 0}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate", "steps", "bootstrap"),
+    [
+        ("xmem_r50_static.yaml", 1e-5, 150_000, (20_000, 70_000)),
+        ("qmvos_r50_static.yaml", 2e-5, 80_000, (10_000, 40_000)),
+    ],
+)
+def test_xmem_and_qmvos_start_from_still_images_as_published(command, recipe, rate, steps, bootstrap):
+    config = printed(command, "fit", recipe)
+    assert config["trainer"]["max_steps"] == steps
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == rate
+    module = built(config)
+    assert {module.schedule.rate(step, steps, rate) for step in (0, steps // 2, steps)} == {rate}
+    assert (module.loss.start * steps, module.loss.end * steps) == pytest.approx(bootstrap, abs=1)
+    assert (module.max_objects, module.references) == (1, 2)
+    data = config["data"]["init_args"]
+    assert (data["merge"], data["max_objects"], data["sampler"]["init_args"]["length"]) == (0, 1, 3)
+    sets = {one if isinstance(one, str) else one["name"]: isinstance(one, str) or one["repeat"] for one in data["sets"]}
+    assert sets == {"fss": 1, "DUTS-TR": 1, "DUTS-TE": 1, "ECSSD": 1, "BIG_small": 5, "HRSOD_small": 5}
+    motion = {"zoom": [0.8, 1.5], "flip": 0.5, "scale": [0.9, 1.1], "rotation": 20, "shear": 10}
+    assert data["transform"]["init_args"] == {"crop": 384, "min_pixels": 0, "spline": 0.33, "bend": 0.02} | motion
+    main = built(printed(command, "fit", recipe.replace("_static", "")))
+    assert module.network.state_dict().keys() == main.network.state_dict().keys()
+
+
+def test_xmem_goes_on_with_rendered_videos_as_published(command):
+    config = printed(command, "fit", "xmem_r50_bl30k.yaml")
+    assert config["trainer"]["max_steps"] == 250_000
+    module = built(config)
+    rates = [module.schedule.rate(step, 250_000, 1e-5) for step in (0, 199_999, 200_000, 250_000)]
+    assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
+    assert (module.loss.start * 250_000, module.loss.end * 250_000) == pytest.approx((20_000, 70_000))
+    assert (module.max_objects, module.references) == (3, 3)
+    sampler, transform = (config["data"]["init_args"][part]["init_args"] for part in ("sampler", "transform"))
+    assert (sampler["length"], sampler["steps"], sampler["since"]) == (8, 250_000, [0, 0.1, 0.3, 0.8])
+    assert transform == {"crop": 384, "area": [0.25, 1.0], "min_pixels": 0, "fine_tune_from": None} | {
+        "rotation": 0,
+        "shear": 0,
+    }
 
 
 def test_xmem_is_trained_with_the_recipe_of_qmvos(command):

@@ -38,13 +38,11 @@ def queries(**settings):
 
 
 def qmvos(seed=0, **settings):
-    """Random weights, the same for one seed; XMem with `queries=None`. Videos keep their size, padded to sixteens.
-
-    Decoder and value encoder have their full width: share one network among tests.
-    """
+    """Random weights, the same for one seed; XMem with `queries=None`. Videos keep their size, padded to sixteens."""
     torch.manual_seed(seed)
     parts = {"queries": queries(), "canvas": PaddingCanvas(16, None, None, is_centred=True)}
-    return QMVOSNetwork(backbone(strides=(4, 8, 16)), **parts | settings).eval()
+    small = {"value_backbone": "test_resnet", "value_channels": 32, "hidden_channels": 16, "decoder_channels": (64, 32)}
+    return QMVOSNetwork(backbone(strides=(4, 8, 16)), **parts | small | settings).eval()
 
 
 def frames(count, height=33, width=33, seed=0):

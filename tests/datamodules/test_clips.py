@@ -11,7 +11,7 @@ from datamodules.clips import MAX_OBJECTS, ClipDataset, PictureCache, StepSample
 from datamodules.hodor_transforms import PseudoVideoTransform, WholeFrameTransform
 from datamodules.readers import SequenceFiles, masks_of
 from datamodules.samplers import ClipSampler, CycleSampler, DenseSampler, OneFrameSampler
-from datamodules.transforms import MEAN_COLOUR, ClipTransform
+from datamodules.transforms import MEAN_COLOUR, ClipAugmentation, ClipTransform
 from lightning_vos.errors import MaskError
 from lightning_vos.io.frames import list_frames
 
@@ -402,3 +402,18 @@ def test_clips_of_one_size_are_just_stacked():
     clips = [to_clip(np.full((2, 33, 35, 3), value, np.uint8), np.ones((2, 33, 35), np.uint8), 1) for value in (1, 2)]
     batch = collate_clips(clips)
     assert all(torch.equal(one, torch.stack(parts)) for one, parts in zip(batch, zip(*clips, strict=True), strict=True))
+
+
+class StepTransform(ClipAugmentation):
+    """Writes the step into the frames."""
+
+    min_pixels = 0
+
+    def __call__(self, frames, masks, rng, *, step=0):
+        return np.full_like(frames, step), masks
+
+
+def test_a_transform_knows_the_step_that_a_clip_is_for(sequences, moving):
+    dataset = ClipDataset(sequences(moving(4)), ClipSampler(length=3), StepTransform(), 0.0, 0, items_a_step=4)
+    steps = [round(float(dataset[item].frames.max()) * 255) for item in (0, 3, 4, 11, 400)]
+    assert steps == [0, 0, 1, 2, 100]

@@ -1,12 +1,13 @@
-"""XMem's augmentation: what the frames of a clip share, what each has of its own, and that an object stays."""
+"""XMem's augmentation of videos and stills: what frames share, what each has of its own, that masks follow."""
 
 import numpy as np
 import pytest
 
 from datamodules.transforms import MEAN_COLOUR
-from datamodules.xmem_transforms import ResizedCropTransform
+from datamodules.xmem_transforms import DeformedStillTransform, ResizedCropTransform
 
 STILL = {"rotation": 0.0, "shear": 0.0}
+AT_REST = {"zoom": (1.0, 1.0), "flip": 0.0, "scale": (1.0, 1.0), "spline": 0.0} | STILL
 
 
 def clip(length=4, size=(60, 80)):
@@ -183,8 +184,141 @@ def test_the_same_draws_give_the_same_clip():
         {"area": (0.5, 1.1)},
         {"rotation": -1.0},
         {"shear": 90.0},
+        {"fine_tune_from": -1},
     ],
 )
 def test_impossible_settings_are_refused(options):
     with pytest.raises(ValueError, match="ResizedCropTransform"):
         ResizedCropTransform(**options)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_frames_neither_turn_nor_lean_when_the_fine_tuning_has_begun(seed):
+    transform = ResizedCropTransform(crop=48, fine_tune_from=100)
+
+    def made(step):
+        return transform(*clip(), np.random.default_rng(seed), step=step)
+
+    always = ResizedCropTransform(crop=48)(*clip(), np.random.default_rng(seed), step=10**6)
+    assert all(np.array_equal(one, two) for one, two in zip(made(99), always, strict=True))
+    assert len({mask.tobytes() for mask in made(99)[1]}) > 1
+    frames, masks = made(100)
+    assert (masks == masks[:1]).all()
+    assert 0 < np.abs(frames.astype(int) - frames[:1]).max() < 10  # each still has its faint jitter
+    assert np.array_equal(made(10**6)[0], frames)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (90, 50), (30, 30), (200, 120)])
+def test_a_still_becomes_a_square_clip(size):
+    frames, masks = np.zeros((3, *size, 3), np.uint8), np.full((3, *size), 7, np.uint8)
+    images, labels = DeformedStillTransform(crop=48)(frames, masks, np.random.default_rng(1))
+    assert (images.shape, images.dtype) == ((3, 48, 48, 3), np.uint8)
+    assert (labels.shape, labels.dtype) == ((3, 48, 48), np.uint8)
+    assert set(np.unique(labels)) <= {0, 7}
+    assert (labels == 7).mean() > 0.3
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_masks_follow_a_still_that_is_moved_and_bent(seed):
+    frames, masks = clip()
+    frames[masks == 2] = 250  # in grey clips, too, brighter than all else
+    images, labels = DeformedStillTransform(crop=96, spline=1.0)(frames, masks, np.random.default_rng(seed))
+    # Bicubic against nearest differ along the outline alone.
+    assert ((images.mean(3) > 180) != (labels == 2)).mean() < 0.04
+    assert (labels == 2).mean() > 0.1
+    assert len({label.tobytes() for label in labels}) == len(labels)
+
+
+def test_a_still_at_rest_is_cropped_and_coloured_alone():
+    frames, masks = clip(3, (96, 96))
+    images, labels = DeformedStillTransform(crop=96, **AT_REST)(frames, masks, np.random.default_rng(1))
+    assert np.array_equal(labels, masks)
+    assert 0 < np.abs(images.astype(int) - images[:1]).max() < 10
+    wide, mask = np.zeros((40, 20, 100, 3), np.uint8), np.zeros((40, 20, 100), np.uint8)
+    mask[:, :, 49] = 1
+    _, labels = DeformedStillTransform(crop=20, **AT_REST)(wide, mask, np.random.default_rng(0))
+    places = {int(np.flatnonzero(label[0])[0]) if label.any() else None for label in labels}
+    assert len(places) > 5  # each frame is cropped at a place of its own
+    assert None in places
+
+
+def test_a_clip_of_a_still_has_one_zoom_and_one_flip():
+    frames, masks = np.zeros((2, 200, 200, 3), np.uint8), np.zeros((2, 200, 200), np.uint8)
+    masks[:, 80:120, 90:120] = 1
+    transform = DeformedStillTransform(crop=200, **(AT_REST | {"zoom": (0.8, 1.5), "flip": 0.5}))
+    zooms, flips = [], 0
+    for seed in range(60):
+        _, labels = transform(frames, masks, np.random.default_rng(seed))
+        assert np.array_equal(*labels)
+        zooms.append(np.sqrt(labels[0].sum() / 1200))
+        flips += np.nonzero(labels[0])[1].mean() < 99
+    assert 0.78 < min(zooms) < 0.88
+    assert 1.4 < max(zooms) < 1.53
+    assert 18 < flips < 42
+
+
+@pytest.mark.parametrize(("motion", "least", "most"), [({"rotation": 20.0}, 17, 20.8), ({"shear": 10.0}, 8, 10.8)])
+def test_how_far_a_frame_of_a_still_turns_or_leans(motion, least, most):
+    mask = np.zeros((1, 200, 200), np.uint8)
+    mask[:, 50:150, 50:150] = 1
+    transform = DeformedStillTransform(crop=200, **(AT_REST | motion))
+    _, labels = transform(np.zeros((60, 200, 200, 3), np.uint8), mask.repeat(60, 0), np.random.default_rng(0))
+    upright = [slant(label) for label in labels]
+    assert least < max(upright) < most
+    assert -most < min(upright) < -least
+
+
+def test_how_much_a_frame_of_a_still_grows():
+    mask = np.zeros((1, 200, 200), np.uint8)
+    mask[:, 50:150, 50:150] = 1
+    transform = DeformedStillTransform(crop=200, **(AT_REST | {"scale": (0.9, 1.1)}))
+    _, labels = transform(np.zeros((60, 200, 200, 3), np.uint8), mask.repeat(60, 0), np.random.default_rng(0))
+    sides = np.sqrt(labels.sum((1, 2)))
+    assert 88 < sides.min() < 93
+    assert 107 < sides.max() < 112
+
+
+def test_how_often_and_how_far_a_frame_of_a_still_is_bent():
+    """Red is the column and green the row that a pixel is from, twice the place in the frame."""
+    rows, columns = np.indices((100, 100)) * 2
+    frame = np.stack([columns, rows, np.full((100, 100), 90)], axis=2).astype(np.uint8)
+    squares = np.zeros((300, 100, 100), np.uint8)
+    squares[:, 30:70, 30:70] = 1
+    transform = DeformedStillTransform(crop=100, **(AT_REST | {"spline": 0.33}))
+    images, labels = transform(np.stack([frame] * 300), squares, np.random.default_rng(0))
+    bent = (labels != squares).any((1, 2))
+    assert 0.25 < bent.mean() < 0.41
+    images = images.astype(float) / images[~bent].mean((0, 1, 2)) * frame.mean((0, 1))
+    inner = np.s_[20:80, 20:80]
+    far = np.array([np.abs(image[inner][..., :2] - frame[inner][..., :2]).mean() / 2 for image in images])
+    assert far[~bent].max() < 1  # the jitter of colours
+    assert 1 < far[bent].mean() < 4  # percent of a side, in each direction
+    across = np.diff(images[bent][:, 20:80:10, 20:80:5, 0], axis=2)
+    assert across.min() > 0  # nothing is folded
+
+
+def test_the_same_draws_give_the_same_clip_of_a_still():
+    transform = DeformedStillTransform(crop=48)
+    first = transform(*clip(), np.random.default_rng([0, 7]))
+    other = transform(*clip(), np.random.default_rng([0, 8]))
+    again = transform(*clip(), np.random.default_rng([0, 7]), step=99)
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop": 0},
+        {"zoom": (0.0, 1.0)},
+        {"scale": (1.1, 0.9)},
+        {"flip": 1.5},
+        {"rotation": 181.0},
+        {"shear": 90.0},
+        {"spline": -0.1},
+        {"bend": 0.2},
+    ],
+)
+def test_impossible_motions_of_stills_are_refused(options):
+    with pytest.raises(ValueError, match=f"DeformedStillTransform: .*{next(iter(options))}="):
+        DeformedStillTransform(**options)

@@ -686,7 +686,7 @@ def test_a_few_steps_learn_a_clip_with_frozen_statistics():
     for number, colour in ((1, (1.0, 0.0, 0.0)), (2, (0.0, 0.0, 1.0))):
         shown = torch.where(clip.masks[:, :, None] == number, torch.tensor(colour).view(1, 1, 3, 1, 1), 0.3 * shown)
     clip = clip._replace(frames=shown)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     losses = []
     for step in range(6):
         predictions, _ = unrolled(whole, clip, seed=step, progress=0.0)
