@@ -100,6 +100,8 @@ class _Video:
     def begin(self) -> Any:
         """The memory after the first frame, which takes in every further one."""
         rules = replace(self.network.test_rules, interval=1)
+        if hasattr(rules, "long_term"):
+            rules = replace(rules, long_term=None)  # XMem's: it would condense what is to grow
         memory = self.network.start(self._given.stated, rules)
         features = self.network.encode(self.network.canvas.enter(self.first, self.view))
         return advance(self.network, features, (memory,), self.view, time=0, given=self._given)[1][0]

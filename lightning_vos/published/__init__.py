@@ -89,7 +89,8 @@ def load_weights(network: VOSNetwork[Any], path: Path, may_lack: Sequence[str] =
     Args:
         network: The network to fill.
         path: The file.
-        may_lack: Beginnings of entry names that the file need not have; they keep their values.
+        may_lack: Beginnings of entry names that the file need not have, which keep their values then, and of those that
+            the network need not have.
 
     Returns:
         A line that says what was loaded, and what was not.
@@ -104,6 +105,11 @@ def load_weights(network: VOSNetwork[Any], path: Path, may_lack: Sequence[str] =
     if name:
         method = METHODS[name]
         to_ours, to_theirs, essential = method.to_ours, method.to_published, method.essential
+    kept = {key: next(iter(to_ours({key: value})), key) for key, value in state.items()} if may_lack else {}
+    left_out = [
+        key for key, name_here in kept.items() if name_here not in own and name_here.startswith(tuple(may_lack))
+    ]
+    state = {key: value for key, value in state.items() if key not in left_out}
     ours = to_ours(state)
     lacked = {key: own[key] for key in own if key not in ours and key.startswith(tuple(may_lack))} if may_lack else {}
     given, wanted = essential(state | to_theirs(lacked)), essential(to_theirs(own))

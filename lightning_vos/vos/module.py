@@ -46,7 +46,7 @@ class VOSModule(L.LightningModule):
     Args:
         network: The network.
         weights: A checkpoint of ours or a published file to start from, for training and for testing.
-        weights_may_lack: Beginnings of entry names of the network that `weights` need not have, such as `policy`.
+        weights_may_lack: Beginnings of entry names that `weights` need not have, such as `policy`, or the network.
         activation_checkpointing: Whether training keeps what passes between the steps of a clip alone, and computes the
             inside of each step again in the backward pass: less memory, more time, and the same gradients where batch
             norms are frozen. Others see a frame at a time, and twice.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +43,17 @@ class VOSNetwork(nn.Module, ABC, Generic[Memory]):
             number, and there is one.
         train_rules: Rules of the memory in training.
         test_rules: Rules of the memory everywhere else.
-        memory_knobs: The settings that make the memory of a video smaller, for messages.
     """
 
     canvas: Canvas
     capacity: int | None
     train_rules: Any
     test_rules: Any
-    memory_knobs: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def memory_knobs(self) -> str:
+        """The settings that make the memory of a video smaller, for messages."""
 
     @abstractmethod
     def load_start_weights(self) -> None:

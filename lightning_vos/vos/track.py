@@ -152,7 +152,7 @@ class Tracker:
                 f"{one.view.network[1]} pixels, {len(self.object_ids)} objects, {len(self._passes)} ways of looking; "
                 f"its memory of the video holds {held:.0f} MiB.\n"
                 f"Let it see less: fewer scales, no flip, --size H W of segment, fewer objects at a time;\n"
-                f"or remember less: {network.memory_knobs}."
+                f"or, in the recipe, remember less: {network.memory_knobs}."
             ) from error
         return one.turned(masks.labels[0]), one.turned(masks.probabilities[0])
 

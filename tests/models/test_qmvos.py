@@ -13,7 +13,7 @@ from lightning_vos.models.qmvos.memory import LongTermRules, StoreRules, condens
 from lightning_vos.models.qmvos.module import QMVOS, Draws
 from lightning_vos.models.qmvos.network import QMVOSNetwork, aggregate
 from lightning_vos.models.qmvos.similarity import affinity, anisotropic_similarity
-from lightning_vos.vos.canvas import View
+from lightning_vos.vos.canvas import PaddingCanvas, View
 from lightning_vos.vos.track import Tracker, track
 
 FOREVER = StoreRules(interval=2, long_term=None)
@@ -275,6 +275,24 @@ def test_eviction_without_a_surplus(target):
     assert evicted(long, target) is long
 
 
+@pytest.mark.parametrize(("max_frames", "min_frames"), [(3, 2), (6, 5), (6, 3)])
+@pytest.mark.parametrize("late_groups", ["official", "aligned"])
+def test_objects_of_the_first_frame_have_a_value_for_every_prototype(max_frames, min_frames, late_groups):
+    work = store((max_frames,), max_frames)
+    positions = work.size // max_frames
+    _, long = condense(work, None, LongTermRules(max_frames, min_frames, 3, 20, late_groups), positions)
+    assert long.values[0].shape[3] == long.size == 3
+
+
+def test_counts_stay_exact_in_half_precision():
+    key = torch.zeros(1, 4, 3, dtype=torch.bfloat16)
+    made = new_store(key, key[:, :1] + 1, None, (key[:, None],))
+    for _ in range(300):
+        made = made.counted(torch.full((1, 3), 0.5, dtype=torch.bfloat16))
+    assert_close(made.life, torch.full((1, 3), 300.0))
+    assert_close(made.usage, torch.full((1, 3), 150.0))
+
+
 def test_ties_are_evicted_together():
     long = replace(store((4,), frames=4), usage=torch.tensor([[1.0] * 6 + [2.0] * 6]), life=torch.ones(1, 12))
     assert numbers(evicted(long, 11).key) == list(range(6, 12))
@@ -531,6 +549,18 @@ def test_queries_of_the_first_frame_for_ever(qmvos, monkeypatch):
         assert not torch.equal(of_previous[time].queries, of_previous[0].queries)
 
 
+@pytest.mark.parametrize("on_entry", ["official", "repaired"])
+def test_first_queries_stay_when_an_object_comes(on_entry):
+    network = tiny.qmvos(queries=tiny.queries(source="first", on_entry=on_entry))
+    shown = squares(1, 2, 3)
+    _, memories = follow(network, frames(7), {0: at(shown, 1, 2), 3: at(shown, 3), 5: at(shown, 1)})
+    begun, entered, restated = (memories[time].queries for time in (2, 3, 6))
+    assert_close(entered[:, :2], begun)
+    assert entered.shape[1] == 3
+    assert entered[:, 2].any()
+    assert_close(restated, entered)
+
+
 def test_queries_of_others_when_an_object_comes(qmvos, monkeypatch):
     shown = squares(1, 2, 3)
     video, prompts = frames(5), {0: at(shown, 1, 2), 2: at(shown, 3)}
@@ -552,6 +582,20 @@ def test_queries_of_others_when_an_object_comes(qmvos, monkeypatch):
 def test_backbones_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match=r"strides 4, 8 and 16, the backbone has \[2, 4, 8\]"):
         QMVOSNetwork(tiny.backbone())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train_rules": StoreRules(2, None, None)}, "train_rules has interval=2"),
+        ({"train_rules": StoreRules(1, None, LongTermRules())}, "expected 1 and null"),
+        ({"test_rules": StoreRules(is_synchronised=False)}, "training alone"),
+        ({"canvas": PaddingCanvas(8, None, None)}, "canvas.multiple is 8"),
+    ],
+)
+def test_rules_and_canvases_that_do_not_fit_are_refused(settings, words):
+    with pytest.raises((ConfigError, ValueError), match=words):
+        tiny.qmvos(**settings)
 
 
 def test_widths_and_value_encoders_that_do_not_fit_are_refused():

@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch.testing import assert_close
 
-from lightning_vos.errors import ConfigError, DeviceMemoryError
+from lightning_vos.errors import CheckpointError, ConfigError, DeviceMemoryError
 from lightning_vos.models.mavos import memory as policies
 from lightning_vos.models.qmvos.memory import LongTermRules, StoreRules
 from lightning_vos.models.qmvos.module import QMVOS
@@ -197,7 +197,25 @@ def test_other_errors_of_a_network_stay_what_they_are(monkeypatch):
         Tracker(network).step(tiny.frames(1, 27, 27)[0], labels(1))
 
 
-# --- files of the published first stage
+def test_knobs_are_those_of_the_store():
+    assert "long_term.budget_megabytes" in tiny.qmvos().memory_knobs
+    assert "memory/mca.yaml" in tiny.qmvos(memory=policies.Append).memory_knobs
+    assert "null keeps every frame" in tiny.qmvos(test_rules=StoreRules(long_term=None)).memory_knobs
+
+
+# --- weights of another stage or method
+
+
+def test_qmvos_starts_from_xmem(tmp_path):
+    xmem, whole = tiny.qmvos(queries=None), tiny.qmvos(seed=1)
+    torch.save({"state_dict": xmem.state_dict()}, tmp_path / "xmem.pt")
+    with pytest.raises(CheckpointError, match=r"2 entries left over: decoder.prediction"):
+        load_weights(whole, tmp_path / "xmem.pt", ["queries"])
+    queries = {name: value.clone() for name, value in whole.queries.state_dict().items()}
+    line = load_weights(whole, tmp_path / "xmem.pt", ["queries", "decoder.prediction"])
+    assert "start as they were" in line
+    assert_close(whole.key.key.weight, xmem.key.key.weight)
+    assert all(torch.equal(value, queries[name]) for name, value in whole.queries.state_dict().items())
 
 
 @pytest.fixture

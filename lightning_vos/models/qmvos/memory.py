@@ -48,13 +48,15 @@ class LongTermRules:
     budget_megabytes: float | None = None
 
     def __post_init__(self) -> None:
+        if self.late_groups not in ("official", "aligned"):
+            raise ValueError(f"LongTermRules: late_groups={self.late_groups!r}, expected official or aligned")
         if not 1 < self.min_frames < self.max_frames or not 0 < self.prototypes <= self.capacity:
             raise ValueError(
                 f"LongTermRules: max_frames={self.max_frames}, min_frames={self.min_frames}, "
                 f"prototypes={self.prototypes}, capacity={self.capacity}; expected 1 < min_frames < max_frames, and "
                 "positive numbers, no more prototypes than the capacity"
             )
-        if any(budget is not None and budget <= 0 for budget in (self.budget_frames, self.budget_megabytes)):
+        if any(budget is not None and not budget > 0 for budget in (self.budget_frames, self.budget_megabytes)):
             raise ValueError(
                 f"LongTermRules: budget_frames={self.budget_frames}, budget_megabytes={self.budget_megabytes}; "
                 "expected numbers above 0, or null for no budget"
@@ -78,7 +80,8 @@ class LongTermRules:
             room = min(room, int(self.budget_megabytes * 2**20 / bytes_of_position))
         if room == wanted:
             return self
-        max_frames = min(self.max_frames, max(room // 2 // positions, _FEWEST))
+        for_frames = max(room // 2, room - self.capacity)
+        max_frames = min(self.max_frames, max(for_frames // positions, _FEWEST))
         capacity = min(self.capacity, room - max_frames * positions)
         if capacity < min(self.prototypes, positions):
             least = _FEWEST * positions + min(self.prototypes, positions)
@@ -243,7 +246,8 @@ class XMemMemory:
 
 def new_store(key: Tensor, shrinkage: Tensor, selection: Tensor | None, values: tuple[Tensor, ...]) -> Store:
     """Positions that nobody has read yet; arguments as the attributes of `Store`."""
-    usage = key.new_zeros(key.shape[0], key.shape[2])
+    # In half precision a count would stop at 256 or 2,048.
+    usage = key.new_zeros(key.shape[0], key.shape[2], dtype=torch.float32)
     return Store(key, shrinkage, selection, values, usage, torch.full_like(usage, _YOUNG))
 
 
@@ -296,7 +300,7 @@ def read(
         found = torch.cat([value for value in values if value is not None], dim=3)
         readouts.append((found.flatten(1, 2) @ weights[sizes]).unflatten(1, found.shape[1:3]))
     sizes, first = next(iter(weights.items()))
-    reads = first.sum(dim=2).split(list(sizes), dim=1)
+    reads = first.sum(dim=2, dtype=torch.float32).split(list(sizes), dim=1)
     counted = [
         one.counted(torch.nn.functional.pad(part, (one.size - part.shape[1], 0)))
         for one, part in zip(stores, reads, strict=True)
@@ -355,7 +359,9 @@ def condense(work: Store, long: Store | None, rules: LongTermRules, positions: i
         if rules.late_groups == "aligned":
             own = value[..., max(after - candidates, 0) : after]
         else:
-            own = value[..., positions : after if after > 2 * positions else positions]
+            # A group that came with the first takes part however short the working memory is.
+            takes_part = value.shape[3] == work.size or after > 2 * positions
+            own = value[..., positions : after if takes_part else positions]
         # Prototypes that lie before the group began say nothing of it.
         of_group = similarity[:, candidates - own.shape[3] :, best[0] >= candidates - own.shape[3]]
         made.append((own.flatten(1, 2) @ of_group.softmax(dim=1)).unflatten(1, own.shape[1:3]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,19 +68,15 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         hidden_channels: Of the sensory memory; 0 for none.
         decoder_channels: Of the decoder's features at stride 16, and at strides 8 and 4.
         canvas: The sizes at which videos are tested.
-        train_rules: Rules of the memory in training.
+        train_rules: Rules of the memory in training; without a policy every frame is kept whole.
         test_rules: Rules of the memory at test; with a policy, `interval` and `top_k` are what it heeds.
 
     Raises:
-        ConfigError: if the backbone has maps at other strides.
-        ValueError: if a width is not positive.
+        ConfigError: if the backbone has maps at other strides, or the canvas is no multiple of 16.
+        ValueError: if a width is not positive, or rules cannot be.
     """
 
     capacity = None
-    memory_knobs: ClassVar[str] = (
-        "model.network.test_rules.long_term.budget_megabytes (or budget_frames), test_rules.interval (more), or "
-        "canvas.short_side"
-    )
 
     def __init__(
         self,
@@ -104,6 +100,18 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
                 f"XMem needs maps at strides 4, 8 and 16, the backbone has {list(backbone.strides)}.\n"
                 "Set --model.network.backbone.strides=[4,8,16]."
             )
+        if canvas.multiple % 16:
+            raise ConfigError(
+                f"XMem needs frames of a multiple of 16 pixels, canvas.multiple is {canvas.multiple}.\n"
+                "Set --model.network.canvas.multiple=16."
+            )
+        if memory is None and (train_rules.interval != 1 or train_rules.long_term is not None):
+            raise ValueError(
+                f"QMVOSNetwork: train_rules has interval={train_rules.interval}, long_term={train_rules.long_term}; "
+                "expected 1 and null: in training any earlier frame may be read"
+            )
+        if not test_rules.is_synchronised:
+            raise ValueError("QMVOSNetwork: test_rules.is_synchronised is false, which training alone can be")
         if min(key_channels, value_channels, *decoder_channels) < 1 or hidden_channels < 0:
             raise ValueError(
                 f"QMVOSNetwork: key_channels={key_channels}, value_channels={value_channels}, "
@@ -121,6 +129,17 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         self.policy = None if memory is None else memory(1, (key_channels, value_channels))
         self.hidden_channels, self.value_start_weights = hidden_channels, value_start_weights
         self.decoder = Decoder(maps, value_channels, hidden_channels, decoder_channels, is_filtered=queries is not None)
+
+    @property
+    def memory_knobs(self) -> str:
+        """As `VOSNetwork`."""
+        if self.policy is not None:
+            bank = "another model.network.memory, such as configs/memory/mca.yaml"
+        elif self.test_rules.long_term is None:
+            bank = "model.network.test_rules.long_term (null keeps every frame)"
+        else:
+            bank = "model.network.test_rules.long_term.budget_megabytes or budget_frames"
+        return f"{bank}, or model.network.canvas.short_side"
 
     def train(self, mode: bool = True) -> QMVOSNetwork:
         """Nothing: the published training runs in eval mode."""
@@ -304,13 +323,17 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         self, features: XMemFeatures, planes: Tensor, memory: XMemMemory, given: Given | None
     ) -> Tensor | None:
         """Queries (B, N, C) for the next frame, of hard masks; on an entry see `Queries`."""
-        if self.queries is None or (self.queries.source == "first" and memory.queries is not None and given is None):
+        keeps_first = self.queries is not None and self.queries.source == "first"
+        if self.queries is None or (keeps_first and memory.queries is not None and given is None):
             return memory.queries
         slots = planes.shape[1] - 1
         hard = F.one_hot(planes.argmax(dim=1), 1 + slots).movedim(3, 1)[:, 1:].float()
         if given is not None and self.queries.on_entry == "official":
             hard = hard * given.stated[:, :, None, None]
-        return self.queries.sim(features.maps, hard, memory.known)
+        queries = self.queries.sim(features.maps, hard, memory.known)
+        if keeps_first and memory.queries is not None:
+            return torch.cat([memory.queries, queries[:, memory.queries.shape[1] :]], dim=1)
+        return queries
 
     def keep(self, memory: XMemMemory, slots: Tensor) -> XMemMemory:
         """The memory with only the (K,) slots."""

@@ -47,6 +47,10 @@ class QCIMSettings:
 
     source: Literal["readout", "f16"] = "readout"
 
+    def __post_init__(self) -> None:
+        if self.source not in ("readout", "f16"):
+            raise ValueError(f"QCIMSettings: source={self.source!r}, expected readout or f16")
+
 
 _SIM, _QCIM = SIMSettings(), QCIMSettings()
 
@@ -195,7 +199,8 @@ class Queries(nn.Module):
         decoder_channels: Of the decoder at stride 16, and at strides 8 and 4; the latter is the width C of a query.
         sim: What queries are made of.
         qcim: What they look at in the frame they segment.
-        source: Which frame's queries a frame is segmented with: the one before, or the first for ever (Table 3e).
+        source: Which frame's queries a frame is segmented with: the one before, or for ever the first that shows the
+            object (Table 3e).
         on_entry: What becomes of the queries of others when an object enters later: `official` makes them of empty
             masks, `repaired` of their predicted ones.
         start_scale: What the filters are multiplied with at the start of training, by the weights of their last norm; 1
@@ -222,7 +227,11 @@ class Queries(nn.Module):
                 f"Queries: decoder_channels={list(decoder_channels)}; the last is the width of a query, expected a "
                 f"multiple of {_GROUPS} (norms have {_GROUPS} groups, attention {_HEADS} heads)"
             )
-        if start_scale <= 0:
+        if source not in ("previous", "first") or on_entry not in ("official", "repaired"):
+            raise ValueError(
+                f"Queries: source={source!r}, on_entry={on_entry!r}; expected previous or first, official or repaired"
+            )
+        if not start_scale > 0:
             raise ValueError(f"Queries: start_scale={start_scale}, expected a factor above 0")
         self.source, self.on_entry = source, on_entry
         self.sim = ScaleAwareInteraction(frame_channels, channels, sim)
