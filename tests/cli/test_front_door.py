@@ -87,3 +87,15 @@ def test_interruption_is_one_line(command, monkeypatch):
     monkeypatch.setattr(cli, "import_module", interrupt)
     finished = command("convert", "a")
     assert (finished.status, finished.err.strip()) == (130, "interrupted")
+
+
+def test_running_out_of_memory_names_what_helps(command, monkeypatch):
+    def fail(name: str) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.\nmore of it")
+
+    monkeypatch.setattr(cli, "import_module", fail)
+    finished = command("fit")
+    assert finished.status == 2
+    assert "Out of memory: DefaultCPUAllocator" in finished.err
+    assert "--data.batch_size" in finished.err
+    assert "more of it" not in finished.err
