@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.annotations import labels_of, read_json
-from datamodules.base import Split
+from datamodules.base import ServerSplit, Split
 from datamodules.coco import InstanceRules, find_coco, read_coco
 from datamodules.coco_clips import CocoClips
 from datamodules.instance_clips import ClipSource, InstanceDataModule, InstanceTransform, VideoFiles
@@ -185,6 +185,10 @@ class YouTubeVIS(InstanceDataModule):
             for key, members in tracks.items():
                 truth[key[0]][key] = members
         return [TrackedVideo(found, row, None if truth is None else truth[row.video_id]) for row in found.videos]
+
+    def server(self) -> ServerSplit | None:
+        """The server of YouTube-VIS if the truth of the test split is not public."""
+        return ServerSplit("youtube_vis", self._found["test"].file, None) if self.splits["test"] == "valid" else None
 
     def describe(self, split: Split) -> str:
         """For example "YouTube-VIS 2019 holdout_val: 112 videos, 3012 frames in data/ytvis/train.json"."""

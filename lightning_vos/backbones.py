@@ -42,8 +42,8 @@ class Backbone(nn.Module):
         drop_path: Probability of skipping the last residual block for a sample in training (stochastic depth), as the
             model ramps it; 0 leaves a timm model at its default.
         frozen_norms: Keep batch normalisation at its start statistics and affine, as the published recipes do.
-        frozen_stages: How many parts do not learn, from the stem on: 0 none, 1 the stem, 2 all up to the first map.
-            Nothing of them is skipped in training.
+        frozen_stages: How many parts do not learn, from the stem on: 0 none, 1 the stem, 2 all up to the first map, or
+            up to stride 4 where the first map is coarser. Nothing of them is skipped in training.
 
     Raises:
         ConfigError: if timm does not know the name, or the model has no map at a stride, does not take frames of any
@@ -97,7 +97,8 @@ class Backbone(nn.Module):
         if stages == 0:
             return
         names = [name for name, _ in self.body.named_modules() if name]
-        last = self.body.feature_info[self.stages[0]]["module"] if stages > 1 else names[0]
+        end = _stage_of(self.body, self.name, min(self.strides[0], 4)) if stages > 1 else None
+        last = names[0] if end is None else self.body.feature_info[end]["module"]
         ends = [i for i, name in enumerate(names) if f"{name}.".startswith(f"{last}.")]
         if not ends:
             raise ConfigError(

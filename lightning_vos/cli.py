@@ -14,7 +14,7 @@ VERBS = (
     ("validate", "score a checkpoint on the hold-out sequences", "trainer"),
     ("test", "score a checkpoint on a benchmark", "trainer"),
     ("predict", "write the masks of a dataset", "trainer"),
-    ("segment", "segment a video, given the mask of its first frame", "segment"),
+    ("segment", "segment a video, given the mask of its first frame or weights that find instances", "segment"),
     ("score", "score masks, tracks or label maps as the benchmarks do", "score"),
     ("convert", "turn a published checkpoint into one of ours", "convert"),
     ("data", "check, prepare or look at a dataset, or write a synthetic one", "data"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from pycocotools import _EncodedRLE as RLE
     from torch import Tensor
 
     from lightning_vos.evaluation.youtube_vis import Tracks
@@ -109,6 +110,15 @@ class ScoredInstanceVideo(NamedTuple):
     number: int
     video: InstanceVideo
     truth: Tracks | None  # for scoring alone
+
+
+class InstanceResult(NamedTuple):
+    """An instance that was found in a video, as one category; one that may be several is as many results."""
+
+    instance: int  # its number in the video, which all results of the instance share
+    category: int  # id
+    score: float  # in (0, 1)
+    masks: Sequence[RLE | None]  # one for each frame, at the video's size; None where nothing is said
 
 
 class LabelledImages(NamedTuple):

@@ -264,6 +264,17 @@ def test_frozen_stages_get_no_gradient(name, stages, frozen):
 
 
 @pytest.mark.parametrize(
+    ("name", "frozen"),
+    [("resnet18", ("conv1", "layer1")), ("swin_tiny_patch4_window7_224", ("patch_embed", "layers.0"))],
+)
+def test_no_more_is_frozen_than_up_to_stride_4(name, frozen):
+    backbone = Backbone(name, strides=(8, 16, 32))
+    fixed = {key for key, parameter in backbone.body.named_parameters() if not parameter.requires_grad}
+    assert fixed == {key for key, _ in backbone.body.named_parameters() if key.startswith(frozen)}
+    assert fixed
+
+
+@pytest.mark.parametrize(
     ("name", "pruned"),
     [
         ("convnext_atto", "head"),  # the norm of the classifier

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch.distributed
 from PIL import Image
 from rich.console import Console
 
+from lightning_vos.callbacks.instances import MIN_SCORE, painted_instances
 from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.run_files import run_folder
 from lightning_vos.errors import ConfigError, UserError
@@ -23,14 +24,23 @@ from lightning_vos.metrics.region_boundary import RegionBoundary
 from lightning_vos.metrics.sequence import SequenceScorer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import lightning.pytorch as L
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_vos.structures import Prediction, ScoredVideo
+    from lightning_vos.structures import (
+        InstanceResult,
+        InstanceVideo,
+        Prediction,
+        ScoredInstanceVideo,
+        ScoredVideo,
+        Video,
+    )
     from lightning_vos.vos.module import VOSModule
+
+_Of = TypeVar("_Of")
 
 
 class MaskWriter(PredictionCallback):
@@ -59,7 +69,7 @@ class ScoreWriter(PredictionCallback):
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
 
-    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
+    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo | ScoredInstanceVideo) -> None:
         """Remember the name of a scored video."""
         if sample.truth is not None:
             self._names[sample.number] = sample.video.name
@@ -67,7 +77,7 @@ class ScoreWriter(PredictionCallback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: VOSModule) -> None:  # type: ignore[override]
         """Gather the scores of all ranks; the first one writes them."""
         scores = pl_module.scores.compute()  # a collective call: every rank makes it
-        names = _gathered(self._names)
+        names = gathered(self._names)
         self._names = {}
         if not trainer.is_global_zero:
             return
@@ -88,16 +98,16 @@ class ScoreWriter(PredictionCallback):
 
 
 class SubmissionWriter(PredictionCallback):
-    """Packs the masks of a split without public truth for its server, checked, as `submission.zip` in the run's folder.
+    """Packs the results of a split without public truth for its server, as `submission.zip` in the run's folder.
 
-    Where a server would refuse them it says why instead; the masks stay. Data that has a server says so itself: its
-    `server()` gives benchmark, dataset and split as `pack` takes them.
+    What is packed is checked; where a server would refuse it, why is said instead, and the results stay. Data that has
+    a server says so itself: its `server()` gives benchmark, dataset and split as `pack` takes them.
     """
 
     def __init__(self) -> None:
         self._scored_here = False
 
-    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
+    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo | ScoredInstanceVideo) -> None:
         """Notice public truth."""
         self._scored_here |= sample.truth is not None
 
@@ -110,7 +120,7 @@ class SubmissionWriter(PredictionCallback):
         self._pack(trainer)
 
     def _pack(self, trainer: L.Trainer) -> None:
-        trainer.strategy.barrier("all masks are written")
+        trainer.strategy.barrier("all results are written")
         server = getattr(trainer.datamodule, "server", lambda: None)()  # type: ignore[attr-defined]
         scored_here, self._scored_here = self._scored_here, False
         if server is None or scored_here or not trainer.is_global_zero:
@@ -121,13 +131,13 @@ class SubmissionWriter(PredictionCallback):
                 folder, server.dataset, folder / "submission.zip", benchmark=server.benchmark, split=server.split
             )
             lines = [
-                f"{done.file} is packed and checked: {done.sequences} sequences, {done.frames} frames.",
+                f"{done.file} is packed and checked: {done.held}.",
                 f"The server expects {done.expects}.",
                 f"Not checked: {done.unverified}.",
                 *(f"Note: {note}." for note in done.notes),
             ]
         except UserError as error:
-            lines = [f"No submission was packed; the masks stay in {folder / 'masks'}.", str(error)]
+            lines = [f"No submission was packed; the results stay in {folder}.", str(error)]
         Console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
@@ -158,7 +168,7 @@ class RepeatFirstMask(PredictionCallback):
                 self._scorer = SequenceScorer(sample.truth.plan)
             self._scorer.add(number, self._labels, sample.truth.read(number))
 
-    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
+    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo | ScoredInstanceVideo) -> None:
         """Begin anew with the next video."""
         if self._scorer is not None:
             self._scores.update(sample.number, self._scorer.rows())
@@ -184,14 +194,15 @@ class OverlayWriter(PredictionCallback):
     Args:
         frames_per_second: Of the videos.
         columns: Pictures in a row of the sheet, evenly spread over the sequence.
+        min_score: Of the instances that are painted, where instances are found.
     """
 
-    def __init__(self, frames_per_second: float = 12, columns: int = 6) -> None:
+    def __init__(self, frames_per_second: float = 12, columns: int = 6, min_score: float = MIN_SCORE) -> None:
         if columns < 1 or frames_per_second <= 0:
             raise ConfigError(
                 f"OverlayWriter: columns={columns}, frames_per_second={frames_per_second}; expected both above 0"
             )
-        self.frames_per_second, self.columns = frames_per_second, columns
+        self.frames_per_second, self.columns, self.min_score = frames_per_second, columns, min_score
         self._open = ExitStack()
         self._writer: VideoWriter | None = None
         self._row: list[NDArray[np.uint8]] = []
@@ -201,8 +212,18 @@ class OverlayWriter(PredictionCallback):
         self, trainer: L.Trainer, sample: ScoredVideo, number: int, frame: Tensor, prediction: Prediction
     ) -> None:
         """Append one frame."""
+        self._append(trainer, sample.video, number, painted(frame, prediction, sample.video.palette))
+
+    def on_instances(self, trainer: L.Trainer, sample: ScoredInstanceVideo, results: Sequence[InstanceResult]) -> None:
+        """Append all frames of a video."""
         video = sample.video
-        picture = painted(frame, prediction, video.palette)
+        for number, frame in enumerate(video.frames):
+            picture = painted_instances(frame, number, results, video.categories, self.min_score)
+            self._append(trainer, video, number, picture)
+
+    def _append(
+        self, trainer: L.Trainer, video: Video | InstanceVideo, number: int, picture: NDArray[np.uint8]
+    ) -> None:
         if self._writer is None:
             path = run_folder(trainer) / "overlays" / f"{video.name}.mp4"
             self._writer = self._open.enter_context(VideoWriter(path, video.size, self.frames_per_second))
@@ -211,7 +232,7 @@ class OverlayWriter(PredictionCallback):
         if number in np.linspace(0, len(video.frames) - 1, self.columns).round():
             self._row.append(picture)
 
-    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo) -> None:
+    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo | ScoredInstanceVideo) -> None:
         """Finish a video and its row."""
         self._open.close()
         self._writer = None
@@ -233,7 +254,7 @@ class OverlayWriter(PredictionCallback):
         self._write_sheet(trainer)
 
     def _write_sheet(self, trainer: L.Trainer) -> None:
-        names = _gathered(self._rows)  # waits for every rank's rows to be written, too
+        names = gathered(self._rows)  # waits for every rank's rows to be written, too
         self._rows = {}
         if trainer.is_global_zero and names:
             folder = run_folder(trainer)
@@ -256,8 +277,8 @@ def painted(frame: Tensor, prediction: Prediction, palette: bytes) -> NDArray[np
     return overlay(pixels, prediction.labels.cpu().numpy(), palette)
 
 
-def _gathered(values: Mapping[int, str]) -> dict[int, str]:
-    """The values of all ranks in one, by key."""
+def gathered(values: Mapping[int, _Of]) -> dict[int, _Of]:
+    """The values of all ranks in one, by key; a collective call."""
     if not torch.distributed.is_initialized():
         return dict(values)
     parts: list[Any] = [None] * torch.distributed.get_world_size()

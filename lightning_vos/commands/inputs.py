@@ -28,13 +28,14 @@ class Inputs(NamedTuple):
     palette: bytes
 
 
-def add_input_options(parser: argparse.ArgumentParser) -> None:
+def add_input_options(parser: argparse.ArgumentParser, *, needs_mask: bool = True) -> None:
     """Add VIDEO, MASK, --weights, --resize-masks, --size and --device."""
     parser.add_argument("video", type=Path, metavar="VIDEO", help="a folder of frames or a video file")
     parser.add_argument(
         "mask",
         type=Path,
         metavar="MASK",
+        nargs=None if needs_mask else "?",
         help="an indexed PNG (pixel value = object), or a folder of them named like frames",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of a run, or a published file")
@@ -81,17 +82,28 @@ def read_inputs(video: Path, mask: Path, *, resize_masks: bool = False) -> Input
     Raises:
         UserError: if one is missing, unreadable or does not fit the other.
     """
-    from lightning_vos.io.frames import FrameFolder, ordered_frames
+    from lightning_vos.io.frames import FrameFolder
     from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette
-    from lightning_vos.io.video import VideoFile
 
-    if not video.exists():
-        raise FrameError(f"There is no video {video.absolute()}. Name a folder of frames or a video file.")
-    frames = FrameFolder(ordered_frames(video)) if video.is_dir() else VideoFile(video)
+    frames = read_video(video)
     names = [path.stem for path in frames.paths] if isinstance(frames, FrameFolder) else []
     masks = _masks(mask, names)
     prompts = {number: read_mask(path, frames.size, resize=resize_masks) for number, path in masks.items()}
     return Inputs(frames, names, prompts, read_palette(next(iter(masks.values()))) or VOC_PALETTE)
+
+
+def read_video(video: Path) -> FrameFolder | VideoFile:
+    """Open a video: a folder of frames or a video file.
+
+    Raises:
+        FrameError: if it is missing or unreadable.
+    """
+    from lightning_vos.io.frames import FrameFolder, ordered_frames
+    from lightning_vos.io.video import VideoFile
+
+    if not video.exists():
+        raise FrameError(f"There is no video {video.absolute()}. Name a folder of frames or a video file.")
+    return FrameFolder(ordered_frames(video)) if video.is_dir() else VideoFile(video)
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -15,12 +15,8 @@ from lightning_vos.evaluation.submission import Benchmark, Submission, check, pa
 
 def describe(submission: Submission) -> str:
     """Say in three to six lines what a checked file holds, what it was checked for and what nobody could check here."""
-    unit = {"voc": ("lists", "images", "classes"), "youtube_vis": ("videos", "masks", "results")}
-    names = unit.get(submission.benchmark, ("sequences", "frames", "objects"))
-    counts = zip((submission.sequences, submission.frames, submission.objects), names, strict=True)
-    held = ", ".join(f"{count} {name[:-1] if count == 1 and name != 'classes' else name}" for count, name in counts)
     lines = [
-        f"{submission.file} holds {held} in {submission.size / 1e6:.2f} MB.",
+        f"{submission.file} holds {submission.held} in {submission.size / 1e6:.2f} MB.",
         f"The server expects {submission.expects}: checked.",
         f"Not checked: {submission.unverified}.",
         *(f"Note: {note}." for note in submission.notes),

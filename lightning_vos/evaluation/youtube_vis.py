@@ -113,8 +113,8 @@ class Results:
     """Results that can be scored, what was wrong with others, and what is left out for it."""
 
     tracks: Tracks
-    problems: Sequence[Problem]
-    left_out: Sequence[LeftOut]
+    problems: Sequence[Problem] = ()
+    left_out: Sequence[LeftOut] = ()
 
 
 class _Fault(Exception):  # noqa: N818 - a reason to report, never seen outside
@@ -155,6 +155,16 @@ def score_youtube_vis(ground_truth: Path, results: Path, *, strict: bool = True,
             found.problems,
             "Mend it, or have it forgiven and told in the report: strict=False, on the command line --lenient.",
         )
+    return score_tracks(truth, found)
+
+
+def score_tracks(truth: GroundTruth, found: Results) -> Scores:
+    """Score what was read, or what never was in a file: what `score_youtube_vis` does with its files in the end.
+
+    Args:
+        truth: Videos, categories and their true tracks.
+        found: The results.
+    """
     evaluation = TrackEvaluation(truth, found.tracks)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints
         evaluation.evaluate()
@@ -478,8 +488,7 @@ def read_results(path: Path, truth: GroundTruth) -> Results:
                 frame_name = video.frames[frame] if frame < len(video.frames) else f"frame {frame}"
                 faults[fault.kind, name, frame_name, str(fault), _EMPTY].append(number)
             masks.append(mask)
-        pixels = _pixels(masks)
-        tracks[video_id, category].append(Track(masks, pixels, _mean_area(pixels.tolist()), float(score)))
+        tracks[video_id, category].append(result_track(masks, float(score)))
     problems, left_out = [], []
     for (kind, name, frame_of, reason, remedy), numbers in faults.items():
         told = f"{reason} ({', '.join(f'results[{i}]' for i in numbers[:3])}"
@@ -488,6 +497,12 @@ def read_results(path: Path, truth: GroundTruth) -> Results:
         if remedy == _SKIPPED:
             left_out.append(LeftOut(name, (), (), told))
     return Results(tracks, problems, left_out)
+
+
+def result_track(masks: Sequence[RLE | None], score: float = 0.0) -> Track:
+    """A track of results, whose area is that of its masks."""
+    pixels = _pixels(masks)
+    return Track(masks, pixels, _mean_area(pixels.tolist()), score)
 
 
 def _read_list(path: Path) -> list[Any]:

@@ -10,18 +10,19 @@ import torch
 
 from lightning_vos.errors import CheckpointError
 from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict, state_dict_of
-from lightning_vos.published import hodor, mavos, qmvos
+from lightning_vos.published import hodor, mavos, qmvos, seqformer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from lightning_vos.models.taformer.network import TAFormerNetwork
     from lightning_vos.vos.network import VOSNetwork
 
-METHODS = {name: method for method in (hodor, mavos, qmvos) for name in method.NAMES}
+METHODS = {name: method for method in (hodor, mavos, qmvos, seqformer) for name in method.NAMES}
 """Published model -> the file here that knows it."""
 
 
-def load_published(name: str, weights: str | Path | Mapping[str, Any]) -> VOSNetwork[Any]:
+def load_published(name: str, weights: str | Path | Mapping[str, Any]) -> VOSNetwork[Any] | TAFormerNetwork:
     """The network of a published model with the weights of its published file.
 
     Args:
@@ -42,7 +43,7 @@ def load_published(name: str, weights: str | Path | Mapping[str, Any]) -> VOSNet
     return _published_network(name, state, "The given state dict")
 
 
-def _published_network(name: str, state: Mapping[str, Tensor], source: str) -> VOSNetwork[Any]:
+def _published_network(name: str, state: Mapping[str, Tensor], source: str) -> VOSNetwork[Any] | TAFormerNetwork:
     method = METHODS[name]
     network = method.build(name)
     check_fit(method.essential(state), method.essential(method.to_published(network.state_dict())), source, name)
@@ -57,9 +58,38 @@ def load_network(path: str | Path) -> VOSNetwork[Any]:
         The network in eval mode.
 
     Raises:
-        CheckpointError: if the file cannot be read, or does not say which network it belongs to.
+        CheckpointError: if the file cannot be read, does not say which network it belongs to, or belongs to one that
+            does not follow masks.
     """
-    path = Path(path)
+    from lightning_vos.vos.network import VOSNetwork
+
+    network = _network_of(Path(path))
+    if not isinstance(network, VOSNetwork):
+        raise CheckpointError(
+            f"{path} holds a {type(network).__name__}, which follows no given masks: TAFormer and SeqFormer find\n"
+            "instances by themselves. Expected weights of HODOR, MAVOS, XMem or QMVOS."
+        )
+    return network
+
+
+def load_instance_network(path: str | Path) -> TAFormerNetwork:
+    """As `load_network`, of a network that finds instances by itself.
+
+    Raises:
+        CheckpointError: if the file cannot be read, does not say which network it belongs to, or belongs to another.
+    """
+    from lightning_vos.models.taformer.network import TAFormerNetwork
+
+    network = _network_of(Path(path))
+    if not isinstance(network, TAFormerNetwork):
+        raise CheckpointError(
+            f"{path} holds a {type(network).__name__}, which finds no instances by itself: it follows given masks.\n"
+            "Give a mask of the objects, or weights of TAFormer or SeqFormer."
+        )
+    return network
+
+
+def _network_of(path: Path) -> nn.Module:
     content = read_checkpoint(path)
     state = state_dict_of(content, path)
     name = recognize(state)
@@ -77,20 +107,20 @@ def load_network(path: str | Path) -> VOSNetwork[Any]:
 
     arguments = {"_class_path": settings["class_path"], **settings["init_args"], "weights": None}
     module = instantiate_module(LightningModule, arguments)
-    network = cast("VOSNetwork[Any]", module.network)
+    network = cast("nn.Module", module.network)
     check_fit(state, network.state_dict(), str(path), settings["class_path"])
     network.load_state_dict(state)
     return network.eval()
 
 
-def load_weights(network: VOSNetwork[Any], path: Path, may_lack: Sequence[str] = ()) -> str:
+def load_weights(network: nn.Module, path: Path, may_lack: Sequence[str] = ()) -> str:
     """Fill a network from a checkpoint of ours or a published file.
 
     Args:
         network: The network to fill.
         path: The file.
-        may_lack: Beginnings of entry names that the file need not have, which keep their values then, and of those that
-            the network need not have.
+        may_lack: Beginnings of entry names that the file need not have, or may have in another shape; they keep their
+            values then. Those that the network does not have are left out.
 
     Returns:
         A line that says what was loaded, and what was not.
@@ -111,12 +141,20 @@ def load_weights(network: VOSNetwork[Any], path: Path, may_lack: Sequence[str] =
     ]
     state = {key: value for key, value in state.items() if key not in left_out}
     ours = to_ours(state)
-    lacked = {key: own[key] for key in own if key not in ours and key.startswith(tuple(may_lack))} if may_lack else {}
+    lacked = {
+        key: own[key]
+        for key in own
+        if key.startswith(tuple(may_lack)) and (key not in ours or ours[key].shape != own[key].shape)
+    }
     given, wanted = essential(state | to_theirs(lacked)), essential(to_theirs(own))
-    check_fit(given, wanted, str(path), f"{type(network).__name__} with these settings")
+    source = f"{path} (published {name})" if name else str(path)
+    check_fit(given, wanted, source, f"{type(network).__name__} with these settings")
     network.load_state_dict(ours | lacked)
     line = f"Loaded {len(state)} entries from {path} ({'published ' + name if name else 'a checkpoint of ours'})"
-    return f"{line}; {len(lacked)} that it lacks start as they were: {', '.join(may_lack)}." if lacked else f"{line}."
+    if not lacked:
+        return f"{line}."
+    how = "lacks" if all(key not in ours for key in lacked) else "lacks or has in another shape"
+    return f"{line}; {len(lacked)} that it {how} start as they were: {', '.join(may_lack)}."
 
 
 def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, target: str) -> None:
@@ -139,7 +177,10 @@ def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: st
                 lines.append(
                     f"  {len(entries)} entries {title}: {', '.join(entries[:3])}{', ...' if len(entries) > 3 else ''}"
                 )
-        lines.append("See what a file is with `lightning_vos convert FILE --inspect`.")
+        if wrong and seqformer.is_pretraining(state):
+            lines.append(seqformer.PRETRAINING)
+        else:
+            lines.append("See what a file is with `lightning_vos convert FILE --inspect`.")
         raise CheckpointError("\n".join(lines))
 
 

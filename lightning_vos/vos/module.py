@@ -1,4 +1,4 @@
-"""The LightningModule that semi-supervised methods share: start weights, whole-video evaluation, what is logged."""
+"""What LightningModules share: start weights and costs; of semi-supervised ones, whole-video evaluation and scores."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.callbacks import Callback
 
+    from lightning_vos.models.taformer.network import TAFormerNetwork
     from lightning_vos.vos.canvas import View
     from lightning_vos.vos.network import VOSNetwork
 
@@ -40,43 +41,28 @@ _GROUPED = tuple(f"{name}_{group}" for name in ("J", "F") for group in ("seen", 
 _VARIATION = ("V", "V_seen", "V_unseen")
 
 
-class VOSModule(L.LightningModule):
-    """Validates, tests and predicts whole videos with a network; a subclass adds how it is trained.
+class VideoModule(L.LightningModule):
+    """What all methods that see whole videos at test share: start weights, what cannot run, what a test costs.
 
     Args:
         network: The network.
         weights: A checkpoint of ours or a published file to start from, for training and for testing.
         weights_may_lack: Beginnings of entry names that `weights` need not have, such as `policy`, or the network.
-        activation_checkpointing: Whether training keeps what passes between the steps of a clip alone, and computes the
-            inside of each step again in the backward pass: less memory, more time, and the same gradients where batch
-            norms are frozen. Others see a frame at a time, and twice.
-        flip: Whether `test` and `predict` see every frame flipped, too, as `Tracker` does.
-        scales: The scales at which `test` and `predict` see every frame, as `Tracker` does.
 
-    Logs `val/J&F`, `val/J`, `val/F` and `val/identity_switches` (of all videos together) in `fit` and `validate`, the
-    same under `test/` with `test/FPS`, `test/peak_memory_gb` and `test/parameters`. What the protocol of the data has
-    besides is logged beside them: `J_seen`, `J_unseen`, `F_seen`, `F_unseen` where it tells them apart, `G` of
-    YouTube-VOS then, `V` of LVOS, and `V_seen` and `V_unseen` where it tells them apart.
+    Logs `test/FPS`, `test/peak_memory_gb` and `test/parameters`.
     """
 
     def __init__(
         self,
-        network: VOSNetwork[Any],
+        network: VOSNetwork[Any] | TAFormerNetwork,
         weights: str | None = None,
         weights_may_lack: Sequence[str] = (),
-        *,
-        activation_checkpointing: bool = False,
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
         self.network = network
         self.weights = weights
         self.weights_may_lack = tuple(weights_may_lack)
-        self.activation_checkpointing = activation_checkpointing
-        self.flip, self.scales = flip, tuple(scales)
-        self.scores = RegionBoundary()
-        self._frames, self._seconds = 0, 0.0
+        self.frames, self.seconds = 0, 0.0  # that a test has seen, and what the network needed for them
 
     def on_fit_start(self) -> None:
         """Start from `weights`, else from what the network's recipe starts from.
@@ -132,9 +118,67 @@ class VOSModule(L.LightningModule):
         """
         if str(self.trainer.precision) in {"16-true", "bf16-true"}:
             raise ConfigError(
-                f"trainer.precision is {self.trainer.precision}, but memories and masks need 32 bit.\n"
+                f"trainer.precision is {self.trainer.precision}, but masks need 32 bit.\n"
                 "Use 16-mixed or bf16-mixed, which compute in half precision where that is safe."
             )
+
+    def forget_costs(self) -> None:
+        """Begin to measure anew."""
+        self.frames, self.seconds = 0, 0.0
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def log_costs(self) -> None:
+        """Log the speed of all ranks together, the peak of memory and the size of the network."""
+        # A collective call: a rank whose videos have one frame each makes it as well.
+        counted = self.all_gather(torch.tensor([self.frames, self.seconds], device=self.device))
+        frames, seconds = cast("torch.Tensor", counted).reshape(-1, 2).sum(dim=0)
+        self.log("test/FPS", frames / seconds)
+        self.log("test/peak_memory_gb", self._peak_memory(), reduce_fx="max", sync_dist=True)
+        self.log("test/parameters", float(sum(p.numel() for p in self.network.parameters())))
+
+    def _peak_memory(self) -> float:
+        """Gigabytes (1e9 bytes): allocated on the GPU since the test began, or resident since the process began."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e9
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class VOSModule(VideoModule):
+    """Validates, tests and predicts whole videos with a network; a subclass adds how it is trained.
+
+    Args:
+        network: The network.
+        weights: As `VideoModule`.
+        weights_may_lack: As `VideoModule`.
+        activation_checkpointing: Whether training keeps what passes between the steps of a clip alone, and computes the
+            inside of each step again in the backward pass: less memory, more time, and the same gradients where batch
+            norms are frozen. Others see a frame at a time, and twice.
+        flip: Whether `test` and `predict` see every frame flipped, too, as `Tracker` does.
+        scales: The scales at which `test` and `predict` see every frame, as `Tracker` does.
+
+    Logs `val/J&F`, `val/J`, `val/F` and `val/identity_switches` (of all videos together) in `fit` and `validate`, the
+    same under `test/` with `test/FPS`, `test/peak_memory_gb` and `test/parameters`. What the protocol of the data has
+    besides is logged beside them: `J_seen`, `J_unseen`, `F_seen`, `F_unseen` where it tells them apart, `G` of
+    YouTube-VOS then, `V` of LVOS, and `V_seen` and `V_unseen` where it tells them apart.
+    """
+
+    def __init__(
+        self,
+        network: VOSNetwork[Any],
+        weights: str | None = None,
+        weights_may_lack: Sequence[str] = (),
+        *,
+        activation_checkpointing: bool = False,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+    ) -> None:
+        super().__init__(network, weights, weights_may_lack)
+        self.network: VOSNetwork[Any]
+        self.activation_checkpointing = activation_checkpointing
+        self.flip, self.scales = flip, tuple(scales)
+        self.scores = RegionBoundary()
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Masks, scores and submissions of `test` and `predict` are always written."""
@@ -169,9 +213,7 @@ class VOSModule(L.LightningModule):
 
     def _begin(self) -> None:
         self.scores.reset()
-        self._frames, self._seconds = 0, 0.0
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self.forget_costs()
 
     def validation_step(self, batch: ScoredVideo, batch_idx: int) -> None:
         """Score one hold-out video."""
@@ -197,8 +239,8 @@ class VOSModule(L.LightningModule):
         frames = Remembering(video.frames)
         for number, prediction in enumerate(track(self.network, frames, video.prompts, flip=flip, scales=scales)):
             if number > 0:
-                self._frames += 1
-                self._seconds += prediction.seconds
+                self.frames += 1
+                self.seconds += prediction.seconds
             if scorer is not None and truth is not None and number in scored:
                 scorer.add(number, prediction.labels.to(torch.uint8).cpu().numpy(), truth.read(number))
             for listener in listeners:
@@ -215,12 +257,7 @@ class VOSModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the scores of all videos of all ranks, speed, memory and size."""
         self._log_scores("test")
-        # A collective call: a rank whose videos have one frame each makes it as well.
-        counted = self.all_gather(torch.tensor([self._frames, self._seconds], device=self.device))
-        frames, seconds = cast("torch.Tensor", counted).reshape(-1, 2).sum(dim=0)
-        self.log("test/FPS", frames / seconds)
-        self.log("test/peak_memory_gb", self._peak_memory(), reduce_fx="max", sync_dist=True)
-        self.log("test/parameters", float(sum(p.numel() for p in self.network.parameters())))
+        self.log_costs()
 
     def _log_scores(self, stage: str) -> None:
         scores = self.scores.compute()
@@ -237,10 +274,3 @@ class VOSModule(L.LightningModule):
             self.log(f"{stage}/{name}", summary[name])
         if scores.objects:
             self.log(f"{stage}/identity_switches", float(summary["switches"]))
-
-    def _peak_memory(self) -> float:
-        """Gigabytes (1e9 bytes): allocated on the GPU since the test began, or resident since the process began."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 1e9
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

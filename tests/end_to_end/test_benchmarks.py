@@ -141,7 +141,7 @@ def test_a_split_without_public_truth_leaves_a_checked_submission(
 
 def test_results_that_the_server_would_refuse_are_said_and_kept(run, sets):
     said, folder = run("test", "youtube_vos_2019", sets, "--trainer.limit_test_batches=0.5")
-    assert "No submission was packed; the masks stay in" in said
+    assert "No submission was packed; the results stay in" in said
     assert "missing" in said
     assert not (folder / "submission.zip").exists()
     assert len(files(folder, "masks/*/*.png")) == 3
@@ -162,5 +162,5 @@ def test_the_real_sample_of_youtube_vos_leaves_a_submission(run, tmp_path):
         with Image.open(path) as image:
             image.resize((214, 120), Image.Resampling.NEAREST).save(small)
     said, folder = run("test", "youtube_vos_2019", tmp_path)
-    assert "submission.zip is packed and checked: 1 sequences" in said
+    assert "submission.zip is packed and checked: 1 sequence," in said
     assert check(folder / "submission.zip", root, benchmark="youtube_vos").objects == 4

@@ -13,7 +13,17 @@ from lightning_vos.commands.convert import convert, inspect
 from lightning_vos.commands.trainer import _check_checkpoint
 from lightning_vos.errors import CheckpointError
 from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict
-from lightning_vos.published import METHODS, hodor, load_network, load_published, load_weights, mavos, recognize
+from lightning_vos.published import (
+    METHODS,
+    hodor,
+    load_instance_network,
+    load_network,
+    load_published,
+    load_weights,
+    mavos,
+    recognize,
+    seqformer,
+)
 
 # Entries of the published layouts that papers/readers of the files know
 ENCODERS = {
@@ -76,6 +86,35 @@ HODOR = {
     "feature_extractor.norm_layers.4.bias": (256,),
     "decoder.fmap_proj_4x.0.weight": (256, 256, 1, 1),
 }
+SEQFORMER = {
+    "detr.query_embed.weight": (300, 512),
+    "detr.transformer.level_embed": (4, 256),
+    "detr.transformer.encoder.layers.5.self_attn.sampling_offsets.weight": (256, 256),
+    "detr.transformer.encoder.layers.0.linear1.weight": (1024, 256),
+    "detr.transformer.decoder.layers.3.self_attn_box.in_proj_weight": (768, 256),
+    "detr.transformer.decoder.layers.5.cross_attn.output_proj_box.bias": (256,),
+    "detr.transformer.decoder.layers.1.time_attention_weights.weight": (1, 256),
+    "detr.transformer.reference_points.weight": (2, 256),
+    "detr.class_embed.5.weight": (42, 256),
+    "detr.bbox_embed.4.layers.2.weight": (4, 256),
+    "detr.input_proj.3.0.weight": (256, 2048, 3, 3),
+    "detr.backbone.0.body.layer4.2.bn3.running_var": (2048,),
+    "controller.layers.2.bias": (169,),
+    "mask_head.dcn.weight": (256, 256, 3, 3),
+    "mask_head.lay2.weight": (8, 64, 3, 3),
+    # What it never uses, and what is there twice
+    "detr.transformer.encoder.layers.2.self_attn.output_proj_box.weight": (256, 256),
+    "detr.transformer.decoder.bbox_embed.4.layers.2.weight": (4, 256),
+}
+SWINL = {
+    "detr.input_proj.3.0.weight": (256, 1536, 3, 3),
+    "detr.backbone.0.body.patch_embed.proj.weight": (192, 3, 4, 4),
+    "detr.backbone.0.body.layers.2.downsample.reduction.weight": (1536, 3072),
+    "detr.backbone.0.body.layers.2.blocks.17.attn.relative_position_index": (144, 144),
+    "detr.backbone.0.body.norm3.bias": (1536,),
+    "detr.backbone.0.body.norm0.bias": (192,),  # never used
+}
+LARGE = ("seqformer_r101", "seqformer_swinl")  # seconds to draw; their layouts are compared by shapes alone
 
 
 @cache
@@ -129,7 +168,32 @@ def test_names_go_both_ways(name):
     assert equal(mavos.to_ours(published), own)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", seqformer.NAMES)
+def test_names_of_seqformer_go_both_ways(name):
+    with torch.device("meta"):
+        network = METHODS[name].build(name)
+    own = network.state_dict()
+    published = seqformer.to_published(own)
+    known = SEQFORMER | SWINL if name == "seqformer_swinl" else SEQFORMER
+    known = {key: shape for key, shape in known.items() if "layer4" not in key or name != "seqformer_swinl"}
+    assert {key: tuple(published[key].shape) for key in known} == known
+    assert len(seqformer.essential(published)) == len(own)
+    assert not published.keys() & own.keys()
+    assert recognize(published) == name
+    assert recognize(own) is None
+    assert {key: value.shape for key, value in seqformer.to_ours(published).items()} == {
+        key: value.shape for key, value in own.items()
+    }
+
+
+def test_boxes_of_seqformer_have_two_names():
+    _, published = built("seqformer_r50")
+    twice = [key for key in published if key.startswith("detr.bbox_embed.")]
+    assert len(twice) == 36
+    assert all(published[f"detr.transformer.decoder.{key.removeprefix('detr.')}"] is published[key] for key in twice)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in LARGE])
 def test_a_published_state_dict_is_loaded(name):
     network, published = built(name)
     loaded = load_published(name, {key: value.numpy() for key, value in published.items()})
@@ -137,7 +201,9 @@ def test_a_published_state_dict_is_loaded(name):
     assert equal(loaded.state_dict(), network.state_dict())
 
 
-@pytest.mark.parametrize("name", ["mavos_mobilenetv2", "deaotl_r50", "deaotl_swinb", "aotl_mobilenetv2", "hodor"])
+@pytest.mark.parametrize(
+    "name", ["mavos_mobilenetv2", "deaotl_r50", "deaotl_swinb", "aotl_mobilenetv2", "hodor", "seqformer_r50"]
+)
 def test_there_and_back_again(name, tmp_path, command):
     network, published = built(name)
     theirs, ours, again = tmp_path / "theirs.pth", tmp_path / "ours.ckpt", tmp_path / "again.pth"
@@ -150,14 +216,15 @@ def test_there_and_back_again(name, tmp_path, command):
     assert equal(read_state_dict(again), published)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pth", "ours.ckpt", "theirs.pth"]
     assert _check_checkpoint(ours) == 0
+    load = load_instance_network if name == "seqformer_r50" else load_network
     for path in (theirs, ours):
-        loaded = load_network(path)
+        loaded = load(path)
         assert not loaded.training
         assert equal(loaded.state_dict(), network.state_dict())
     assert (
         f"is a published file of {name}: {len(published)} entries" in command("convert", str(theirs), "--inspect").out
     )
-    method = "HODOR" if name == "hodor" else "MAVOS"
+    method = {"hodor": "HODOR", "seqformer_r50": "TAFormer"}.get(name, "MAVOS")
     assert f"a checkpoint of lightning_vos.{method} after 0 steps" in inspect(ours)
     assert f"{sum(value.numel() for value in published.values()) / 1e6:.2f} M numbers" in inspect(again)
 
@@ -181,6 +248,7 @@ def test_a_converted_checkpoint_is_tested(tmp_path, command, monkeypatch):
 TAKEN_AWAY = {
     "mavos_mobilenetv2": "LSTT.layers.1.linear_U.bias",
     "hodor": "encoder.attn_layers.3.cross_attn.scaling_factors",
+    "seqformer_r50": "mask_head.lay3.weight",
 }
 
 
@@ -201,7 +269,11 @@ def spoilt(model, state, how):
 
 @pytest.mark.parametrize(
     ("model", "how"),
-    [*(("mavos_mobilenetv2", how) for how in ("missing", "left over", "of another shape")), ("hodor", "missing")],
+    [
+        *(("mavos_mobilenetv2", how) for how in ("missing", "left over", "of another shape")),
+        ("hodor", "missing"),
+        ("seqformer_r50", "missing"),
+    ],
 )
 def test_one_fault_is_enough_and_is_named(tmp_path, model, how):
     network, published = built(model)
@@ -240,6 +312,40 @@ def test_a_file_of_another_model_is_refused(tmp_path):
             load_weights(network, path)
     with pytest.raises(CheckpointError, match="'mavos_r51'; known are hodor, mavos_mobilenetv2, mavos_r50"):
         load_published("mavos_r51", path)
+
+
+def test_a_network_that_finds_instances_is_told_from_one_that_follows_masks(tmp_path):
+    path = tmp_path / "seqformer.pth"
+    torch.save(built("seqformer_r50")[1], path)
+    with pytest.raises(CheckpointError, match="holds a TAFormerNetwork, which follows no given masks"):
+        load_network(path)
+    with pytest.raises(CheckpointError, match=r"\(published seqformer_r50\) does not fit MAVOSNetwork with these"):
+        load_weights(tiny.network(), path)
+    torch.save(built("mavos_mobilenetv2")[1], path)
+    with pytest.raises(CheckpointError, match="holds a MAVOSNetwork, which finds no instances by itself"):
+        load_instance_network(path)
+
+
+def test_weights_of_the_pre_training_on_images_say_so(tmp_path):
+    """91 classes: often taken for the model of videos; class heads start anew where that is asked for."""
+    network, published = built("seqformer_r50")
+    coco = {
+        key: torch.zeros(91, *value.shape[1:]) if key.startswith("detr.class_embed") else value
+        for key, value in published.items()
+    }
+    path = tmp_path / "pretrained.pth"
+    torch.save({"model": coco}, path)
+    other = copy.deepcopy(network)
+    for attempt in (lambda: load_published("seqformer_r50", coco), lambda: load_weights(other, path)):
+        with pytest.raises(CheckpointError, match="pre-training on images of COCO, for 91 classes") as error:
+            attempt()
+        assert len(str(error.value).splitlines()) <= 8
+        assert "--model.weights_may_lack '[class_heads]'" in str(error.value)
+    with torch.no_grad():
+        other.transformer.level_embedding.zero_()
+    line = load_weights(other, path, ["class_heads"])
+    assert "12 that it lacks or has in another shape start as they were: class_heads." in line
+    assert equal(other.state_dict(), network.state_dict())
 
 
 def test_only_what_is_named_may_be_missing(tmp_path):

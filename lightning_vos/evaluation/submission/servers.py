@@ -110,6 +110,14 @@ class Submission:
     notes: tuple[str, ...] = ()
 
     @property
+    def held(self) -> str:
+        """For example "2 sequences, 35 frames, 3 objects"."""
+        units = {"voc": ("lists", "images", "classes"), "youtube_vis": ("videos", "masks", "results")}
+        names = units.get(self.benchmark, ("sequences", "frames", "objects"))
+        counts = zip((self.sequences, self.frames, self.objects), names, strict=True)
+        return ", ".join(f"{count} {name[:-1] if count == 1 and name != 'classes' else name}" for count, name in counts)
+
+    @property
     def expects(self) -> str:
         """What the server expects, which the file was checked for."""
         return SERVERS[self.benchmark].expects
