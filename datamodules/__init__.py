@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datamodules.lvos import LVOS
     from datamodules.mixture import Mixture
     from datamodules.static_images import StaticImages
-    from datamodules.synthetic import Synthetic
+    from datamodules.synthetic import Synthetic, SyntheticVIS
     from datamodules.video_folder import VideoFolder
     from datamodules.voc import VOC
     from datamodules.youtube_vis import YouTubeVIS
@@ -39,6 +39,7 @@ __all__ = [
     "Mixture",
     "StaticImages",
     "Synthetic",
+    "SyntheticVIS",
     "VideoFolder",
     "YouTubeVIS",
     "YouTubeVOS",
@@ -58,6 +59,7 @@ _HOME = {
     "Mixture": "datamodules.mixture",
     "StaticImages": "datamodules.static_images",
     "Synthetic": "datamodules.synthetic",
+    "SyntheticVIS": "datamodules.synthetic",
     "VOC": "datamodules.voc",
     "VideoFolder": "datamodules.video_folder",
     "YouTubeVIS": "datamodules.youtube_vis",

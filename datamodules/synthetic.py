@@ -7,6 +7,8 @@ from typing import Any
 from datamodules.base import Split
 from datamodules.davis import DAVIS
 from datamodules.synthetic_files import SyntheticSettings, write_davis
+from datamodules.synthetic_instances import write_synthetic_youtube_vis
+from datamodules.youtube_vis import VISSplit, YouTubeVIS
 
 _SETTINGS = SyntheticSettings()
 
@@ -42,3 +44,36 @@ class Synthetic(DAVIS):
     def folder(self) -> Path:
         """The folder of the set, whether it is written yet or not."""
         return self.root / "DAVIS"
+
+
+class SyntheticVIS(YouTubeVIS):
+    """Small rendered videos with classes: written in the layout of YouTube-VIS 2019 where they are not there yet.
+
+    Args:
+        root: The folder that holds the set, in `youtube_vis_2019`.
+        settings: What is rendered; a set of other settings that is already there is refused.
+        train_split: The videos to train on.
+        val_split: Those to validate with.
+        test_split: Those to test on and to predict; the rendered `valid` has no truth, as the real one.
+        **parts: As `YouTubeVIS`.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("data/synthetic"),
+        settings: SyntheticSettings = _SETTINGS,
+        train_split: VISSplit = "holdout_train",
+        val_split: VISSplit = "holdout_val",
+        test_split: VISSplit = "holdout_val",
+        **parts: Any,
+    ) -> None:
+        super().__init__(root, 2019, train_split, val_split, test_split, **parts)
+        self.settings = settings
+
+    def prepare_data(self) -> None:
+        """Write the set if it is not there.
+
+        Raises:
+            ConfigError: Something else is there.
+        """
+        write_synthetic_youtube_vis(self.root / "youtube_vis_2019", self.settings)

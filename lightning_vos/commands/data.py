@@ -34,7 +34,7 @@ class _Videos(NamedTuple):
 
     folder: str
     writer: str  # module and function
-    command: str | None  # None where no recipe trains on it yet
+    command: str
     train: int = 40
     val: int = 12
     frames: int = 16
@@ -70,7 +70,8 @@ _VIDEOS = {
     "youtube_vis": _Videos(
         "youtube_vis_2019",
         "synthetic_instances.write_synthetic_youtube_vis",
-        None,
+        "fit --config configs/taformer_demo.yaml --config configs/data/youtube_vis_2019.yaml"
+        " --data.train_split holdout_train --data.test_split holdout_val",
     ),
 }
 _STILLS = {

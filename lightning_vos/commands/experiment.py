@@ -375,8 +375,9 @@ def _versions() -> dict[str, str]:
 def _spread(values: list[float]) -> str:
     if not values:
         return "not run"
-    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    digits = 1 if max(map(abs, values)) > 1 else 3  # percent and counts, or cosines and other shares
+    spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def _one_line(error: Exception) -> str:

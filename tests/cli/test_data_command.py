@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from datamodules import YouTubeVIS
 from datamodules.synthetic_files import StillSettings, SyntheticSettings, write_davis
 from lightning_vos.io.masks import read_mask, write_mask
 
@@ -120,7 +122,26 @@ def test_demo_writes_a_set(command, tmp_path, monkeypatch, layout):
     assert list(tmp_path.glob("my data/*/synthetic.json"))
 
 
-@pytest.mark.parametrize("layout", ["youtube_vis", "dfc2020", "endotect", "labelled_images"])
+def test_demo_of_youtube_vis_names_a_training_that_is_scored(command, tmp_path, monkeypatch):
+    from lightning_vos.commands import data
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "SyntheticSettings", lambda **words: SMALL)
+    finished = command("data", "demo", "my data", "--layout", "youtube_vis")
+    assert finished.status == 0, finished.err
+    words = shlex.split(finished.out.splitlines()[-1])
+    assert words[:4] == ["lightning_vos", "fit", "--config", "configs/taformer_demo.yaml"]
+    shown = command("fit", *words[2:], "--print_config")
+    assert shown.status == 0, shown.err
+    config = yaml.safe_load(shown.out)["data"]
+    assert config["class_path"] == "datamodules.YouTubeVIS"
+    stated = config["init_args"]
+    videos = YouTubeVIS(Path(stated["root"]), train_split=stated["train_split"], test_split=stated["test_split"])
+    (video,) = videos.videos("test")
+    assert video.load(0).truth
+
+
+@pytest.mark.parametrize("layout", ["dfc2020", "endotect", "labelled_images"])
 def test_demo_of_a_layout_that_no_recipe_trains_on(command, tmp_path, monkeypatch, layout):
     from lightning_vos.commands import data
 

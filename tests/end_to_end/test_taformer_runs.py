@@ -35,6 +35,7 @@ model:
     inference: {short_side: 32}
 data:
   init_args:
+    settings: {train: 3, val: 3, frames: 5, height: 64, width: 80}
     batch_size: 2
     workers: 0
     augmentation: {short_sides: [32], longest: 64}
@@ -45,7 +46,9 @@ MEASURES = ("AP", "AP50", "AP75", "AR1", "AR10")
 @pytest.fixture(scope="module")
 def vis(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("vis")
-    write_synthetic_youtube_vis(root / "ytvis", SyntheticSettings(train=3, val=3, frames=5, height=64, width=80))
+    write_synthetic_youtube_vis(
+        root / "youtube_vis_2019", SyntheticSettings(train=3, val=3, frames=5, height=64, width=80)
+    )
     return root
 
 
@@ -92,7 +95,7 @@ def test_what_is_logged_is_what_score_says(command, workplace, recipe, vis, run)
     finished = command("test", *recipe, "--ckpt_path", last(run))
     assert finished.status == 0, finished.err
     folder = workplace / "runs/small/version_0"
-    scores = score(vis / "ytvis/train.json", folder, "youtube_vis", split="holdout_val")
+    scores = score(vis / "youtube_vis_2019/train.json", folder, "youtube_vis", split="holdout_val")
     logged = table(folder)
     for name in MEASURES:
         assert logged[f"test/{name}", 0] == pytest.approx(scores.summary[name], rel=2**-20)
@@ -107,7 +110,7 @@ def test_a_split_without_truth_leaves_a_submission(command, workplace, recipe, v
     assert "submission.zip is packed and checked: 3 videos" in finished.out
     folder = workplace / "runs/small/version_0"
     assert not any(name.startswith("test/A") for name, _ in table(folder))
-    assert check(folder / "submission.zip", vis / "ytvis/valid.json", benchmark="youtube_vis").sequences == 3
+    assert check(folder / "submission.zip", vis / "youtube_vis_2019/valid.json", benchmark="youtube_vis").sequences == 3
 
 
 def test_two_processes_score_as_one(command, workplace, recipe, run):
@@ -135,7 +138,7 @@ def test_two_processes_train(workplace, recipe):
 
 
 def test_own_videos(command, workplace, vis, run):
-    folder = min((vis / "ytvis/valid/JPEGImages").iterdir())
+    folder = min((vis / "youtube_vis_2019/valid/JPEGImages").iterdir())
     with VideoWriter(workplace / "film.mp4", (64, 80), 10) as writer:
         for frame in list_frames(folder):
             writer.write(read_frame(frame))
@@ -168,7 +171,7 @@ def test_own_videos(command, workplace, vis, run):
 
 def test_weights_of_the_other_kind(command, workplace, vis, run, trained):
     """Nothing but a message where masks would be needed, or are not."""
-    folder = str(min((vis / "ytvis/valid/JPEGImages").iterdir()))
+    folder = str(min((vis / "youtube_vis_2019/valid/JPEGImages").iterdir()))
     following = str(trained / "checkpoints/last.ckpt")
     assert_refused(
         command("segment", folder, "--output", "o", "--weights", following), "MAVOSNetwork", "follows given masks"
@@ -183,7 +186,7 @@ def test_weights_of_the_other_kind(command, workplace, vis, run, trained):
 
 
 def test_other_classes(command, workplace, recipe, vis, run):
-    content = json.loads((vis / "ytvis/train.json").read_text())
+    content = json.loads((vis / "youtube_vis_2019/train.json").read_text())
     for category in content["categories"]:
         category["name"] += "s"
     Path("train.json").write_text(json.dumps(content))
