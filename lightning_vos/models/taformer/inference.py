@@ -1,7 +1,7 @@
 """From a video to instances: what the network sees of it, which of its queries count, and their masks as RLE.
 
-Shapes: T frames, Q queries, K outputs of the class head, N instances, H W pixels of the video, h w of what the network
-sees.
+Shapes: T frames, Q queries, K outputs of the class head, N instances, C channels, H W pixels of the video, h w of what
+the network sees.
 """
 
 from __future__ import annotations
@@ -66,9 +66,14 @@ class InferenceSettings:
 
 
 class Found(NamedTuple):
-    """What was found in a video."""
+    """What was found in a video.
+
+    Box queries are there where the network saw the video as one clip. With windows there are none: an instance is found
+    by other queries in each of them.
+    """
 
     results: list[InstanceResult]
+    box_queries: dict[int, Tensor]  # number of an instance -> (T, C) of the last decoder layer, on the CPU
     frames: int  # T
     seconds: float  # of the network, resizing of masks and encoding them; nothing of reading frames
 
@@ -79,12 +84,14 @@ class _Instance:
 
     Attributes:
         scores: (K,) the sum over windows.
-        windows: How many found it.
         masks: Frame -> mask.
+        box_queries: (T, C) in the frames of the window that found it first.
+        windows: How many found it.
     """
 
     scores: Tensor
     masks: dict[int, RLE]
+    box_queries: Tensor
     windows: int = 1
 
     @property
@@ -141,7 +148,8 @@ def find_instances(
         _link(instances, found, range(start, length))
         length = start + len(clip)
         seconds += _now(device) - began
-    return Found(_best(instances, settings.results, length, categories), length, seconds)
+    box_queries = {n: one.box_queries for n, one in enumerate(instances) if len(one.box_queries) == length}
+    return Found(_best(instances, settings.results, length, categories), box_queries, length, seconds)
 
 
 def shown(frame: Tensor, short_side: int) -> Tensor:
@@ -222,8 +230,9 @@ def _in_clip(
             "Let it see fewer at a time: --model.inference.window 36 (--window 36 of segment);\n"
             "or smaller ones: --model.inference.short_side 288."
         ) from error
-    of_queries = scores[queries].cpu()
-    return [_Instance(row, dict(enumerate(of_query, start))) for row, of_query in zip(of_queries, masks, strict=True)]
+    box_queries = predictions.box_queries[0][:, queries].transpose(0, 1).cpu()
+    of_queries = zip(scores[queries].cpu(), masks, box_queries, strict=True)
+    return [_Instance(row, dict(enumerate(track, start)), of_boxes) for row, track, of_boxes in of_queries]
 
 
 def _link(instances: list[_Instance], found: Sequence[_Instance], shared: range) -> None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.cli import OptimizerCallable
@@ -22,6 +23,7 @@ from lightning_vos.evaluation.youtube_vis import GroundTruth, Results, Track, Tr
 from lightning_vos.models.taformer.criterion import Criterion
 from lightning_vos.models.taformer.inference import InferenceSettings, find_instances
 from lightning_vos.models.taformer.network import TAFormerNetwork
+from lightning_vos.models.taformer.separation import Separation, found_separation
 from lightning_vos.optim import StepSchedule, training_steps
 from lightning_vos.structures import InstanceClip, InstanceResult, ScoredInstanceVideo
 from lightning_vos.vos.module import VideoModule
@@ -48,6 +50,7 @@ class EvaluatedVideo:
         categories: See `video_id`.
         truth: Its tracks if they are public.
         results: What was found.
+        separation: How well its box queries tell instances apart, if there is truth and something to compare.
     """
 
     video_id: int
@@ -56,14 +59,17 @@ class EvaluatedVideo:
     categories: Mapping[int, str]
     truth: Tracks | None
     results: Sequence[InstanceResult]
+    separation: Separation | None
 
 
 class TAFormer(VideoModule):
     """Trains a `TAFormerNetwork` on clips of annotated frames; with a network without additions it trains SeqFormer.
 
     Logs `val/AP`, `val/AP50`, `val/AP75`, `val/AR1` and `val/AR10` in percent, as the evaluation of YouTube-VIS gives
-    them for all videos together; in a test the same under `test/`, with what `VideoModule` logs. The speed counts the
-    network, resizing masks to the size of the video and encoding them.
+    them for all videos together; in a test the same under `test/`, with what `VideoModule` logs, and
+    `test/box_cosine_within` and `test/box_cosine_between`, from -1 to 1: how alike the box queries of one instance are,
+    and those of different ones, as `query_separation` compares them, the mean over the videos in which it can. The
+    speed counts the network, resizing masks to the size of the video and encoding them.
 
     Differs from the paper, which does not say them: the lower learning rates of the backbone and of what places
     sampling points are those of SeqFormer's published code.
@@ -188,8 +194,9 @@ class TAFormer(VideoModule):
         )
         self.frames += found.frames
         self.seconds += found.seconds
+        separation = None if sample.truth is None else found_separation(found, sample.truth)
         self._seen[sample.number] = EvaluatedVideo(
-            video.video_id, video.name, video.size, video.categories, sample.truth, found.results
+            video.video_id, video.name, video.size, video.categories, sample.truth, found.results, separation
         )
 
     def _tell(self, sample: ScoredInstanceVideo) -> None:
@@ -243,6 +250,10 @@ class TAFormer(VideoModule):
             for name in _LOGGED:
                 value = math.nan if self.scores is None else self.scores.summary[name]
                 self.log(f"{stage}/{name}", value, prog_bar=name == "AP")
+        separations = [video.separation for video in self.videos if video.separation is not None]
+        if stage == "test" and separations:
+            self.log("test/box_cosine_within", fmean(one.within for one in separations))
+            self.log("test/box_cosine_between", fmean(one.between for one in separations))
 
 
 def _scores(videos: Sequence[EvaluatedVideo]) -> Scores | None:

@@ -40,6 +40,7 @@ class VISPredictions(NamedTuple):
     filters: Tensor  # (L, B, Q, 169), for the whole clip
     mask_features: Tensor  # (B, T, 8, h, w)
     embeddings: Tensor  # (L', B, T, Q, C) for the contrastive loss; L' is L, 1 (the last layer) or 0 (none, or no_grad)
+    box_queries: Tensor  # (B, T, Q, C) after the last decoder layer
     sizes: Tensor  # (B, 2) height and width of the frames before padding, in pixels
 
 
@@ -158,6 +159,7 @@ class TAFormerNetwork(nn.Module):
             filters=self.filter_head(output.instances),
             mask_features=torch.cat(mask_features, dim=1),
             embeddings=self._embeddings(output.box_queries),
+            box_queries=output.box_queries[-1],
             sizes=sizes,
         )
 
