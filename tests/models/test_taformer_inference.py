@@ -49,7 +49,9 @@ class Squares(nn.Module):
         scores[0, 1], scores[1, 2], scores[2, 1], scores[3, 1] = 0.9, 0.8, 0.7, 0.6
         order = torch.randperm(4, generator=torch.Generator().manual_seed(len(self.clips)))
         colours = torch.cat([frames[0], torch.zeros_like(frames[0, :, :1])], dim=1)[..., 2::4, 2::4]
-        return SimpleNamespace(logits=scores.logit()[order][None, None], masks=(20 * colours - 10)[:, order])
+        boxes = torch.zeros(1, len(colours), 4, 2)
+        masks = (20 * colours - 10)[:, order]
+        return SimpleNamespace(logits=scores.logit()[order][None, None], masks=masks, box_queries=boxes)
 
     def masks(self, predictions, layer, clip, queries, frames):
         assert (layer, clip) == (0, 0)
@@ -103,7 +105,8 @@ def test_low_scores_have_no_masks():
     class Unsure(Squares):
         def forward(self, frames, sizes):
             said = super().forward(frames, sizes)
-            return SimpleNamespace(logits=torch.full_like(said.logits, -8.0), masks=said.masks)
+            said.logits.fill_(-8)
+            return said
 
     results = found(moving(2), Unsure())
     assert results
@@ -161,7 +164,7 @@ def test_the_likelier_of_two_equal_masks_is_linked():
             logits = torch.full_like(said.logits, -6.0)
             turn = len(self.clips) % 2
             logits[0, 0, turn, 1], logits[0, 0, 1 - turn, 2] = 3, 2
-            return SimpleNamespace(logits=logits, masks=red.expand(-1, 4, -1, -1))
+            return SimpleNamespace(logits=logits, masks=red.expand(-1, 4, -1, -1), box_queries=said.box_queries)
 
     results = [one for one in found(moving(8), Twins(), window=4) if one.score > 0.5]
     assert [one.category for one in results] == [3, 7]
