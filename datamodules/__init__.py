@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datamodules.mixture import Mixture
     from datamodules.static_images import StaticImages
     from datamodules.synthetic import Synthetic, SyntheticVIS
+    from datamodules.synthetic_labelled import SyntheticImages
     from datamodules.video_folder import VideoFolder
     from datamodules.voc import VOC
     from datamodules.youtube_vis import YouTubeVIS
@@ -39,6 +40,7 @@ __all__ = [
     "Mixture",
     "StaticImages",
     "Synthetic",
+    "SyntheticImages",
     "SyntheticVIS",
     "VideoFolder",
     "YouTubeVIS",
@@ -59,6 +61,7 @@ _HOME = {
     "Mixture": "datamodules.mixture",
     "StaticImages": "datamodules.static_images",
     "Synthetic": "datamodules.synthetic",
+    "SyntheticImages": "datamodules.synthetic_labelled",
     "SyntheticVIS": "datamodules.synthetic",
     "VOC": "datamodules.voc",
     "VideoFolder": "datamodules.video_folder",

@@ -83,7 +83,7 @@ class ADE20K(ImageDataModule):
         names = sorted(found)
         paths = [found[name] for name in names]
         first = self.class_set.first
-        if split == "train" and isinstance(self.label_source, Path):
+        if isinstance(self.label_source, Path) and not self.reads_masks(split):
             table = labels_of(self.label_source, names, self.class_names)
             return ImageSet(names, paths, self.class_set, first, table)
         there = listed_files(names, image_files(masks), masks, folder, "masks")

@@ -95,7 +95,7 @@ class COCOSemantic(ImageDataModule):
             DatasetNotFoundError: The split is not there, or an image; or its annotations are not as expected.
         """
         places = self._places(split)
-        if split == "train" and isinstance(self.label_source, Path):
+        if isinstance(self.label_source, Path) and not self.reads_masks(split):
             return self._labelled(self.label_source, places)
         content = read_json(places.annotations)
         with faults_of(places.annotations, "the file", _FORM):
@@ -107,7 +107,7 @@ class COCOSemantic(ImageDataModule):
                 f"{places.annotations} has no annotations: its labels are not public.\n"
                 f"Get instances_train{self.year}.json from https://cocodataset.org."
             )
-        drawn = split != "train" and not places.masks.is_dir()
+        drawn = self.reads_masks(split) and not places.masks.is_dir()
         shown = None
         if annotated is not None:
             shown = _instances(places.annotations, annotated, entries, categories, drawn=drawn)
@@ -127,7 +127,7 @@ class COCOSemantic(ImageDataModule):
         table = np.zeros((len(names), len(self.class_names)), np.uint8)
         for row, image in zip(table, kept, strict=True):
             row[[instance.label for instance in shown.get(image, ())]] = 1
-        if split == "train":
+        if not self.reads_masks(split):
             return ImageSet(names, paths, self.class_set, 1, table)
         if not drawn:
             masks = listed_files(names, image_files(places.masks), places.masks, places.annotations, "masks")
@@ -215,6 +215,11 @@ class _DrawnMasks(ImageSet):
     starts: NDArray[np.int64]
     values: NDArray[np.uint8]
     texts: MaskTexts
+
+    @property
+    def has_masks(self) -> bool:
+        """There are: they are drawn."""
+        return True
 
     def mask(self, number: int) -> NDArray[np.uint8]:
         """The (H, W) label map of an image.

@@ -28,7 +28,7 @@ class EndoTect(ImageDataModule):
     The classes are the folders `labeled-images/lower-gi-tract/<group>/<class>`, sorted by name: 16 in the whole
     dataset. Scores are of polyp against the rest, on the images of polyps that have a mask in `segmented-images/masks`;
     the truth of all others is their label alone. There is no list of splits: a share of the images, drawn once, is
-    trained on, the others are validated with and tested on.
+    trained on, the others are validated with and tested on; with `train_masks` "own" only polyps that have a mask are.
 
     The official code draws 70 % likewise (another draw, as its generator differs); it brings images to 512 x 640,
     changes contrast and brightness, enlarges and turns half of them, flips them both ways and maps each image to 0 to 1
@@ -101,10 +101,12 @@ class EndoTect(ImageDataModule):
         order = np.random.default_rng(self.split_seed).permutation(len(found))
         trained = min(max(round(self.train_share * len(found)), 1), len(found) - 1)
         chosen = [found[number] for number in sorted(order[:trained] if split == "train" else order[trained:])]
-        table = np.eye(len(self._classes), dtype=np.uint8)[[label for _, _, label in chosen]]
         folder = self.folder / "segmented-images" / "masks"
         masks = image_files(folder) if folder.is_dir() else {}
         polyps = list(self._classes).index(_POLYPS) if _POLYPS in self._classes else -1
+        if split == "train" and self.reads_masks(split):
+            chosen = [one for one in chosen if one[2] == polyps and one[0] in masks]
+        table = np.eye(len(self._classes), dtype=np.uint8)[[label for _, _, label in chosen]]
         outlines = [masks.get(name, "") if label == polyps else "" for name, _, label in chosen]
         return _Endoscopies(
             [name for name, _, _ in chosen], [path for _, path, _ in chosen], self.class_set, 0, table, outlines

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of single images whose labels say what they show, not where."""
+"""Augmentation and normalisation of single images, with or without a label map that moves along."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.float32]
 """(H, W, C): RGB in 0 to 255, or the bands of a sensor as float32 in [0, 1]."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
+NOT_LEARNT = 255  # the value of a training mask where nothing is learnt
 _NEGLIGIBLE = 1e-6  # keeps bands that are zero everywhere at zero
 
 
@@ -36,7 +37,7 @@ class ImageTransform:
     """Scale, flip, crop and colour, then normalise; images that are segmented are normalised alone.
 
     The paper names no augmentation. Scale, crop and flip are those which weakly supervised trainings on VOC and COCO
-    share (ToCo, DuPL); a crop keeps the labels of its image.
+    share (ToCo, DuPL); a crop keeps the labels of its image. Of a label map the nearest pixels are taken.
 
     Attributes:
         crop: Height and width of a training image in pixels; a smaller one is placed at random among pixels of the
@@ -72,17 +73,34 @@ class ImageTransform:
             image: RGB, or the bands of a sensor.
             rng: The source of every draw; albumentations heeds no global seed.
         """
-        moved = seeded(self._move, rng)(image=image)["image"]
-        rows, columns = random_window(moved.shape[:2], (self.crop, self.crop), rng)
-        cut = seeded(self._colour, rng)(image=np.ascontiguousarray(moved[rows, columns]))["image"]
-        planes = self.whole(cut)
-        height, width = planes.shape[1:]
-        if (height, width) == (self.crop, self.crop):
-            return planes
-        padded = np.zeros((len(planes), self.crop, self.crop), np.float32)  # the mean is zero by now
-        rows, columns = random_window((self.crop, self.crop), (height, width), rng)
+        return self.train_masked(image, np.zeros(image.shape[:2], np.uint8), rng)[0]
+
+    def train_masked(
+        self, image: Pixels, mask: NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Augment an image and its label map alike.
+
+        Args:
+            image: (H, W, C), RGB or the bands of a sensor.
+            mask: (H, W) label map.
+            rng: The source of every draw; they are those of `train`.
+
+        Returns:
+            (C, crop, crop) planes and a (crop, crop) label map, which is 255 where the image was padded.
+        """
+        crop = (self.crop, self.crop)
+        moved = seeded(self._move, rng)(image=image, mask=mask)
+        window = random_window(moved["mask"].shape, crop, rng)
+        cut = seeded(self._colour, rng)(image=np.ascontiguousarray(moved["image"][window]))["image"]
+        planes, labels = self.whole(cut), np.ascontiguousarray(moved["mask"][window])
+        if labels.shape == crop:
+            return planes, labels
+        padded = np.zeros((len(planes), *crop), np.float32)  # the mean is zero by now
+        padded_labels = np.full(crop, NOT_LEARNT, np.uint8)
+        rows, columns = random_window(crop, labels.shape, rng)
         padded[:, rows, columns] = planes
-        return padded
+        padded_labels[rows, columns] = labels
+        return padded, padded_labels
 
     def whole(self, image: Pixels) -> NDArray[np.float32]:
         """Normalise an image at its own size: (H, W, C) to (C, H, W)."""

@@ -23,8 +23,8 @@ class LabelledImageFolder(ImageDataModule):
     or 1 for each class; see `datamodules.label_files.read_labels`. An image is named with or without its suffix. In the
     order of the CSV, each `holdout`-th image is kept for validation and tested on, the last one if they are fewer.
 
-    Label maps `root/<masks>/<image>.png` are for scoring alone: 0 is background, 1 the first class, 255 is not scored.
-    Without that folder, images are validated by their labels only.
+    Label maps `root/<masks>/<image>.png` are for scoring, and for training where `train_masks` is "own": 0 is
+    background, 1 the first class, 255 is not scored. Without that folder, images are validated by their labels only.
 
     Args:
         root: The folder that holds the images and the CSV.
@@ -88,8 +88,8 @@ class LabelledImageFolder(ImageDataModule):
         chosen_names = [names[number] for number in chosen]
         table = np.stack([self._table.rows[name] for name in chosen_names])
         masks = None
-        if split != "train" and self.masks.is_dir():
-            masks = listed_files(chosen_names, image_files(self.masks), self.masks, self.labels, "masks of kept images")
+        if self.reads_masks(split) and self.masks.is_dir():
+            masks = listed_files(chosen_names, image_files(self.masks), self.masks, self.labels, f"masks to {split}")
         return ImageSet(chosen_names, [paths[number] for number in chosen], self.class_set, 1, table, masks)
 
     @cached_property

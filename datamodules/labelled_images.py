@@ -1,15 +1,14 @@
-"""What every dataset of images with image-level labels shares: endless batches to train on, whole images to score."""
+"""What every dataset of images with labels shares: endless batches to train on, whole images to score."""
 
 from __future__ import annotations
 
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,15 +17,17 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import Split
-from datamodules.image_transforms import ImageTransform, OfficialTransform, Pixels, Preparation
+from datamodules.image_transforms import NOT_LEARNT, ImageTransform, OfficialTransform, Pixels, Preparation
 from datamodules.label_files import LabelTable
 from datamodules.loading import ItemReader, RankedDataModule
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError
 from lightning_vos.evaluation.semantic import ClassSet
 from lightning_vos.io.frames import FRAME_SUFFIXES, frame_size, read_frame
 from lightning_vos.io.masks import read_mask
-from lightning_vos.structures import ImageTruth, LabelledImages, ScoredImage, WholeImage
+from lightning_vos.structures import ImageTruth, LabelledImages, MaskedImages, ScoredImage, WholeImage
 
+_Batch = TypeVar("_Batch")
+_Read = TypeVar("_Read")
 _TRANSFORM = ImageTransform()
 _PLAIN_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\:\0]+")
 _SHOWN = 4
@@ -54,6 +55,11 @@ class ImageSet:
     masks: Sequence[str] | None = None
     least: float = 0.0
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether `mask` gives any."""
+        return bool(self.masks)
+
     def read(self, number: int) -> Pixels:
         """The (H, W, C) image.
 
@@ -72,13 +78,7 @@ class ImageSet:
             return None
         path = Path(self.masks[number])
         mask = read_mask(path)
-        size = frame_size(Path(self.paths[number]))
-        if mask.shape != size:
-            raise MaskError(
-                f"Label map of another size than its image: {path}\n"
-                f"  found {mask.shape[1]}x{mask.shape[0]}, expected {size[1]}x{size[0]} (width x height).\n"
-                "Write it again at the size of the image; scale label maps to the nearest pixel only."
-            )
+        _require_size(mask, frame_size(Path(self.paths[number])), path)
         return self.checked(mask, path)
 
     def checked(self, mask: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
@@ -137,24 +137,50 @@ class ImageSet:
         return ImageTruth(torch.from_numpy(labels).float(), None if mask is None else torch.from_numpy(mask))
 
 
-class LabelledImageDataset(Dataset[LabelledImages]):
-    """Endless augmented images: item `i` is drawn from (seed, i) alone, whichever process asks for it.
+class EndlessImages(Dataset[_Batch]):
+    """Images without end: item `i` is drawn from (seed, i) alone, whichever process asks for it.
 
     Each image comes once in every `len(images)` items, in an order of its own each time.
 
     Args:
         images: The images of a split.
-        preparation: How they are augmented and normalised.
         seed: The seed of all draws.
         skip_broken: Whether another image is drawn, and it is said, where one cannot be used, instead of an error.
     """
 
-    def __init__(self, images: ImageSet, preparation: Preparation, seed: int, *, skip_broken: bool = False) -> None:
+    def __init__(self, images: ImageSet, seed: int, *, skip_broken: bool = False) -> None:
         self.images = images
-        self.preparation = preparation
         self.seed = seed
         self.reader = ItemReader(len(images.names), "images", skip_broken=skip_broken)
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def drawn(self, index: int, read: Callable[[int, np.random.Generator], _Read]) -> tuple[int, _Read]:
+        """The number of the image that is item `index`, and what `read` makes of it and of the source of its draws.
+
+        Raises:
+            UserError: The image, or what comes with it, cannot be used, unless what is broken is skipped.
+        """
+        rng = np.random.default_rng([self.seed, index])
+        epoch, position = divmod(index, len(self.images.names))
+        if self._order[0] != epoch:
+            shuffled = np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.images.names))
+            self._order = epoch, shuffled
+        return self.reader.read(int(self._order[1][position]), lambda number: read(number, rng), rng)
+
+
+class LabelledImageDataset(EndlessImages[LabelledImages]):
+    """Endless augmented images, each with its labels.
+
+    Args:
+        images: The images of a split.
+        preparation: How they are augmented and normalised.
+        seed: As `EndlessImages`.
+        skip_broken: As `EndlessImages`.
+    """
+
+    def __init__(self, images: ImageSet, preparation: Preparation, seed: int, *, skip_broken: bool = False) -> None:
+        super().__init__(images, seed, skip_broken=skip_broken)
+        self.preparation = preparation
 
     def __getitem__(self, index: int) -> LabelledImages:
         """The unbatched item: images (C, H, W), labels (K,), its name.
@@ -162,16 +188,65 @@ class LabelledImageDataset(Dataset[LabelledImages]):
         Raises:
             UserError: The image or what its labels are read off cannot be used, unless what is broken is skipped.
         """
-        rng = np.random.default_rng([self.seed, index])
-        epoch, position = divmod(index, len(self.images.names))
-        if self._order[0] != epoch:
-            shuffled = np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.images.names))
-            self._order = epoch, shuffled
-        number, (pixels, labels) = self.reader.read(
-            int(self._order[1][position]), partial(self.images.draw, rng=rng), rng
-        )
-        planes = self.preparation.train(pixels, rng)
+        number, (planes, labels) = self.drawn(index, self._read)
         return LabelledImages(torch.from_numpy(planes), torch.from_numpy(labels).float(), self.images.names[number])
+
+    def _read(self, number: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        pixels, labels = self.images.draw(number, rng)
+        return self.preparation.train(pixels, rng), labels
+
+
+class MaskedImageDataset(EndlessImages[MaskedImages]):
+    """Endless augmented images, each with a class for every pixel.
+
+    Args:
+        images: The images of a split.
+        masks: The label maps to train on, N files; None takes those of `images`.
+        transform: How images and label maps are augmented, and images are normalised.
+        seed: As `EndlessImages`.
+        skip_broken: As `EndlessImages`.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        masks: Sequence[str] | None,
+        transform: ImageTransform,
+        seed: int,
+        *,
+        skip_broken: bool = False,
+    ) -> None:
+        super().__init__(images, seed, skip_broken=skip_broken)
+        self.masks = masks
+        self.transform = transform
+        classes = images.class_set.values
+        self._classes = np.full(256, NOT_LEARNT, np.uint8)  # of each value
+        self._classes[classes] = np.arange(classes.stop - classes.start)
+
+    def __getitem__(self, index: int) -> MaskedImages:
+        """The unbatched item: images (C, H, W), masks (H, W), its name.
+
+        Raises:
+            UserError: The image or its label map cannot be used, unless what is broken is skipped.
+        """
+        number, (planes, classes) = self.drawn(index, self._read)
+        return MaskedImages(torch.from_numpy(planes), torch.from_numpy(classes).long(), self.images.names[number])
+
+    def _read(self, number: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        pixels, mask = self.images.read(number), self._mask(number)
+        source = Path((self.masks or self.images.masks or self.images.paths)[number])
+        _require_size(mask, pixels.shape[:2], source)
+        return self.transform.train_masked(pixels, self._classes[mask], rng)
+
+    def _mask(self, number: int) -> NDArray[np.uint8]:
+        if self.masks is None:
+            mask = self.images.mask(number)
+            assert mask is not None, "an image set without masks is asked for one"
+            return mask
+        path = Path(self.masks[number])
+        mask = read_mask(path)
+        # Whoever makes masks leaves pixels out by 255, whatever the dataset itself does.
+        return self.images.checked(np.where(mask == NOT_LEARNT, np.uint8(self.images.class_set.ignored), mask), path)
 
 
 class WholeImageDataset(Dataset[ScoredImage]):
@@ -199,8 +274,9 @@ class WholeImageDataset(Dataset[ScoredImage]):
 
 
 class ImageDataModule(RankedDataModule, ABC):
-    """Images of one dataset with image-level labels; a subclass says which images a split has, and what they show.
+    """Images of one dataset with labels; a subclass says which images a split has, and what they show.
 
+    Training gets `LabelledImages`, which say what an image shows, or `MaskedImages`, which say where (`train_masks`).
     Evaluation gets one `ScoredImage` at a time: an image, whole and without augmentation, and apart from it the truth.
 
     Args:
@@ -211,11 +287,14 @@ class ImageDataModule(RankedDataModule, ABC):
             does, whose numbers are documented on each dataset's class, and leaves `transform` alone.
         transform: Augmentation and normalisation.
         predict_split: Which images `predict` runs over; "train" to make the masks that a second stage is trained on.
-        skip_broken: Whether training draws another image where one, or the mask its labels are read off, cannot be
-            used, instead of stopping; what is skipped is counted and named. Nothing is ever skipped that is scored.
+        skip_broken: Whether training draws another image where one, or its mask, cannot be used, instead of stopping;
+            what is skipped is counted and named. Nothing is ever skipped that is scored.
+        train_masks: What tells the class of every pixel of the training images: "own", the dataset's label maps, or a
+            folder of indexed `<image>.png`, such as the run that predicted them, with the values of the dataset; pixels
+            of 255 are not learnt from. None: training images come with their labels.
 
     Raises:
-        ConfigError: `preprocessing` is "official", but no official code reads this dataset.
+        ConfigError: `preprocessing` is "official", but no official code reads this dataset, or trains on its masks.
         ValueError: `batch_size` or `workers` is no count.
     """
 
@@ -230,12 +309,20 @@ class ImageDataModule(RankedDataModule, ABC):
         transform: ImageTransform = _TRANSFORM,
         predict_split: Split = "test",
         skip_broken: bool = False,
+        train_masks: Literal["own"] | Path | None = None,
     ) -> None:
         super().__init__(root, batch_size, workers)
         self.skip_broken = skip_broken
         self.predict_split = predict_split
+        self.train_masks = train_masks.expanduser() if isinstance(train_masks, Path) else train_masks
+        self._mask_files: Sequence[str] | None = None
         self.preparation: Preparation = transform
         if preprocessing == "official":
+            if train_masks is not None:
+                raise ConfigError(
+                    "data.preprocessing is official, but the official code trains on labels alone.\n"
+                    "Leave out data.train_masks, or prepare images as data.transform says: --data.preprocessing paper."
+                )
             if self.OFFICIAL is None:
                 raise ConfigError(
                     f"data.preprocessing is official, but the official code does not read what {type(self).__name__} "
@@ -279,8 +366,17 @@ class ImageDataModule(RankedDataModule, ABC):
             raise ConfigError(f"{title} in {folder} has no labels to write: they are not public.\nName another split.")
         return LabelTable(self.class_names, {name: images.labels(number) for number, name in enumerate(images.names)})
 
+    def reads_masks(self, split: Split) -> bool:
+        """Whether the dataset's label maps of a split are read: to score with, or to train on."""
+        return split != "train" or self.train_masks == "own"
+
     def setup(self, stage: str) -> None:
-        """Find the images that a stage needs and say which they are."""
+        """Find the images that a stage needs and say which they are.
+
+        Raises:
+            ConfigError: The training images have no label maps, which are to be trained on.
+            UserError: The dataset, a split or one of its files is not there, or is not as expected.
+        """
         needed: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -296,11 +392,43 @@ class ImageDataModule(RankedDataModule, ABC):
                 f"{title}: {count} image{'s' if count > 1 else ''} of {len(self.class_names)} classes in "
                 f"{folder.absolute()}"
             )
+        if stage == "fit" and self.train_masks is not None:
+            self._find_masks(self._images["train"], self.train_masks)
 
-    def train_dataloader(self) -> DataLoader[LabelledImages]:
+    def _find_masks(self, images: ImageSet, source: Path | Literal["own"]) -> None:
+        """Look for the label maps to train on and say where they are."""
+        title, folder = self.describe("train")
+        if source == "own":
+            if not images.has_masks:
+                raise ConfigError(
+                    f"data.train_masks is own, but {title} in {folder} has no label maps.\n"
+                    "Train on masks that a first stage wrote: --data.train_masks FOLDER."
+                )
+            rank_zero_info("Trained on its own label maps")
+            return
+        masks = source / "masks" if (source / "masks").is_dir() else source
+        there = {path.stem: os.fspath(path) for path in sorted(masks.glob("*.png"))}
+        missing = [name for name in images.names if name not in there]
+        if missing:
+            raise DatasetNotFoundError(
+                f"No masks for {len(missing)} of the {len(images.names)} images of {title}: data.train_masks={masks}\n"
+                f"  missing: {', '.join(missing[:_SHOWN])}{', ...' if len(missing) > _SHOWN else ''}\n"
+                f"  found there: {', '.join(list(there)[:_SHOWN]) or found_in(masks)}\n"
+                "  expected <image>.png, indexed, for each image, or the run's folder that holds it as `masks`\n"
+                "Write them: lightning_vos predict with the first stage's recipe and --data.predict_split train."
+            )
+        self._mask_files = [there[name] for name in images.names]
+        rank_zero_info(f"Trained on the masks in {masks.absolute()}")
+
+    def train_dataloader(self) -> DataLoader[LabelledImages] | DataLoader[MaskedImages]:
         """Endless batches of augmented images."""
-        images = LabelledImageDataset(self._images["train"], self.preparation, self.seed, skip_broken=self.skip_broken)
-        return self.endless(images)
+        images, preparation, skip_broken = self._images["train"], self.preparation, self.skip_broken
+        if self.train_masks is None:
+            return self.endless(LabelledImageDataset(images, preparation, self.seed, skip_broken=skip_broken))
+        assert isinstance(preparation, ImageTransform), "checked by the constructor"
+        return self.endless(
+            MaskedImageDataset(images, self._mask_files, preparation, self.seed, skip_broken=skip_broken)
+        )
 
     def val_dataloader(self) -> DataLoader[ScoredImage]:
         """Whole images to validate with during training."""
@@ -387,6 +515,15 @@ def found_in(folder: Path) -> str:
     if entries is None:
         return "no such folder"
     return (", ".join(entries[:6]) or "an empty folder") + (", ..." if len(entries) > 6 else "")
+
+
+def _require_size(mask: NDArray[np.uint8], size: tuple[int, ...], path: Path) -> None:
+    if mask.shape != size:
+        raise MaskError(
+            f"Label map of another size than its image: {path}\n"
+            f"  found {mask.shape[1]}x{mask.shape[0]}, expected {size[1]}x{size[0]} (width x height).\n"
+            "Write it again at the size of the image; scale label maps to the nearest pixel only."
+        )
 
 
 def _as_it_is(item: Any) -> Any:

@@ -106,10 +106,11 @@ class VOC(ImageDataModule):
         paths = listed_files(
             names, image_files(self.folder / "JPEGImages"), self.folder / "JPEGImages", source, "images"
         )
-        needs_masks = split != "train" or self.label_source == "masks"
+        trains_on_labels = split == "train" and self.train_masks is None
+        needs_masks = self.reads_masks(split) or (trains_on_labels and self.label_source == "masks")
         masks = self._masks(names, source) if needs_masks else None
-        table = self._table(names, source, required=split == "train")
-        if split == "train" and table is None and masks is None:
+        table = self._table(names, source, required=trains_on_labels)
+        if trains_on_labels and table is None and masks is None:
             raise self._no_labels(source, f"no masks of {source} in {_PLAIN} or {_AUGMENTED} of {self.folder}")
         return ImageSet(names, paths, self.class_set, 1, table, masks)
 

@@ -11,17 +11,31 @@ if TYPE_CHECKING:
     from lightning_vos.models.mavos.module import MAVOS
     from lightning_vos.models.qmvos.module import QMVOS
     from lightning_vos.models.taformer.module import TAFormer
+    from lightning_vos.models.token_masking.module import TokenMasking
+    from lightning_vos.models.token_masking.segmentation import SegmentationFromMasks
     from lightning_vos.published import load_published
     from lightning_vos.vos.track import Tracker, track
 
 __version__ = "0.1.0"
-__all__ = ["HODOR", "MAVOS", "QMVOS", "TAFormer", "Tracker", "load_published", "track"]
+__all__ = [
+    "HODOR",
+    "MAVOS",
+    "QMVOS",
+    "SegmentationFromMasks",
+    "TAFormer",
+    "TokenMasking",
+    "Tracker",
+    "load_published",
+    "track",
+]
 
 _HOME = {
     "HODOR": "lightning_vos.models.hodor.module",
     "MAVOS": "lightning_vos.models.mavos.module",
     "QMVOS": "lightning_vos.models.qmvos.module",
+    "SegmentationFromMasks": "lightning_vos.models.token_masking.segmentation",
     "TAFormer": "lightning_vos.models.taformer.module",
+    "TokenMasking": "lightning_vos.models.token_masking.module",
     "Tracker": "lightning_vos.vos.track",
     "load_published": "lightning_vos.published",
     "track": "lightning_vos.vos.track",

@@ -115,6 +115,37 @@ class StepSchedule:
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Linear warm-up from 0, then along a cosine to 0, and up again where the training is longer; steps as the unit.
+
+    Attributes:
+        warmup: Fraction of all steps.
+        period: Fraction of the steps after the warm-up at which the rate is 0.
+    """
+
+    warmup: float = 0.0
+    period: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1 or self.period <= 0:
+            raise ValueError(
+                f"CosineSchedule: warmup is {self.warmup}, period is {self.period}; expected a fraction below 1, and "
+                "one above 0"
+            )
+
+    def rate(self, step: int, steps: int, peak: float) -> float:
+        """Learning rate at `step` of `steps`.
+
+        >>> round(CosineSchedule(period=0.6).rate(500, 500, 1.0), 2)
+        0.75
+        """
+        warmup = int(self.warmup * steps)
+        if step < warmup:
+            return peak * step / warmup
+        return peak * (1 + math.cos(math.pi * (step - warmup) / (self.period * (steps - warmup)))) / 2
+
+
 def training_steps(trainer: Trainer) -> int:
     """How many optimizer steps a training has.
 

@@ -129,6 +129,14 @@ class LabelledImages(NamedTuple):
     names: Sequence[str]  # B names
 
 
+class MaskedImages(NamedTuple):
+    """A batch of images to learn from what each of their pixels shows."""
+
+    images: Tensor  # (B, C, H, W) float32, as those of `LabelledImages`
+    masks: Tensor  # (B, H, W) int64, places in the dataset's class set, counted from 0; 255 is not learnt from
+    names: Sequence[str]  # B names
+
+
 class WholeImage(NamedTuple):
     """An image to segment: all that a network may see of it."""
 

@@ -15,7 +15,7 @@ import torch
 from datamodules.davis import DAVIS
 from datamodules.synthetic_files import SyntheticSettings, write_davis
 from lightning_vos.errors import ConfigError
-from lightning_vos.structures import Clip, InstanceClip, LabelledImages
+from lightning_vos.structures import Clip, InstanceClip, LabelledImages, MaskedImages
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -132,7 +132,7 @@ def _loader(data: Any, workers: int) -> Iterator[Any]:
 def _frames_of(batch: Any) -> int:
     if isinstance(batch, Clip | InstanceClip):
         return batch.frames.shape[0] * batch.frames.shape[1]
-    if isinstance(batch, LabelledImages):
+    if isinstance(batch, LabelledImages | MaskedImages):
         return len(batch.images)
     raise ConfigError(
         f"The train loader gives {type(batch).__name__}, expected clips or images of lightning_vos.structures."

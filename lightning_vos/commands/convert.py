@@ -1,16 +1,21 @@
-"""`lightning_vos convert`: published files to checkpoints of ours and back, and what a file is."""
+"""`lightning_vos convert`: published files to checkpoints of ours and back, what a file is, closed heads removed."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_vos.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lightning_vos.models.token_masking.network import TokenMaskingNetwork
+
+_RUNS = 5  # of a network, to time it
 
 
 def inspect(source: Path) -> str:
@@ -56,18 +61,28 @@ def convert(source: Path, target: Path) -> str:
 
 
 def _to_ours(state: dict[str, Tensor], name: str, source: Path) -> dict[str, Any]:
-    import lightning
     import yaml
 
     from lightning_vos.config_files import find_config, shipped_configs
-    from lightning_vos.published import METHODS, check_fit
+    from lightning_vos.published import METHODS, build, check_fit, token_masking
 
     method = METHODS[name]
-    wanted = method.essential(method.to_published(method.build(name).state_dict()))
+    wanted = method.essential(method.to_published(build(name, state).state_dict()))
     check_fit(method.essential(state), wanted, str(source), f"the published {name}")
-    model = yaml.safe_load(find_config(f"model/{name}.yaml", shipped_configs()).read_text(encoding="utf-8"))["model"]
+    if name in token_masking.NAMES:
+        model = _token_masking_model(token_masking.settings(state))
+    else:
+        recipe = find_config(f"model/{name}.yaml", shipped_configs())
+        model = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]
+    return _checkpoint(method.to_ours(state), model)
+
+
+def _checkpoint(state: dict[str, Tensor], model: dict[str, Any]) -> dict[str, Any]:
+    """The content of a checkpoint of ours that never trained: entries of the network, and what it is built with."""
+    import lightning
+
     return {
-        "state_dict": {f"network.{key}": value for key, value in method.to_ours(state).items()},
+        "state_dict": {f"network.{key}": value for key, value in state.items()},
         "model": model,
         "pytorch-lightning_version": lightning.__version__,
         "epoch": 0,
@@ -75,19 +90,123 @@ def _to_ours(state: dict[str, Tensor], name: str, source: Path) -> dict[str, Any
     }
 
 
+def _token_masking_model(settings: dict[str, Any]) -> dict[str, Any]:
+    """The `model` of a checkpoint with a network of these settings."""
+    network = {"class_path": "lightning_vos.models.token_masking.network.TokenMaskingNetwork", "init_args": settings}
+    return {"class_path": "lightning_vos.TokenMasking", "init_args": {"network": network}}
+
+
 def _to_published(state: dict[str, Tensor], source: Path) -> tuple[str, dict[str, Any]]:
-    from lightning_vos.published import METHODS, check_fit
+    from lightning_vos.published import METHODS, build, check_fit
 
     for method in dict.fromkeys(METHODS.values()):
         theirs = method.to_published(state)
         name = method.recognize(theirs)
         if name is not None:
-            check_fit(state, method.build(name).state_dict(), str(source), f"the published {name}")
+            check_fit(state, build(name, theirs).state_dict(), str(source), f"the published {name}")
             return name, {"state_dict": theirs}
     raise CheckpointError(
         f"{source} has no published layout: its {len(state)} entries fit none of {', '.join(METHODS)}.\n"
         "See what it is with `lightning_vos convert FILE --inspect`."
     )
+
+
+class Cost(NamedTuple):
+    """What a network takes on this machine's CPU, for one image."""
+
+    parameters: int
+    seconds: float  # CPU time of a forward pass, median
+    memory_bytes: int  # of weights, and of all else at the peak of a forward pass
+
+
+def prune(source: Path, target: Path) -> str:
+    """Remove the closed heads from weights of token masking, and write what is left.
+
+    Args:
+        source: A checkpoint of ours or a published file, with gates.
+        target: The checkpoint of ours to write, at once and whole.
+
+    Returns:
+        What was removed, how far outputs and maps differ on a random image, what both networks cost, and the words to
+        run the smaller one with.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or holds another network; nothing is written then.
+        ConfigError: if it has no gates.
+    """
+    import torch
+
+    from lightning_vos.io.checkpoints import read_checkpoint
+    from lightning_vos.io.writing import written_beside
+    from lightning_vos.published import load_token_masking_network
+
+    network = load_token_masking_network(source)
+    smaller = network.pruned()
+    vit, left = network.vit.settings, smaller.open_heads()
+    side = vit.grid * vit.patch
+    image = torch.randn(1, vit.bands, side, side, generator=torch.Generator().manual_seed(0))
+    (logits, maps, _), (same_logits, same_maps, _) = (net.maps(image, vit.depth) for net in (network, smaller))
+    content = read_checkpoint(source)
+    model = content.get("model") if "pytorch-lightning_version" in content else None
+    made = _token_masking_model(_network_settings(smaller))
+    if model is not None:
+        made = model | {"init_args": model["init_args"] | made["init_args"]}
+    names = {"classes": content["classes"]} if "classes" in content else {}
+    with written_beside(target) as temporary:
+        torch.save(_checkpoint(smaller.state_dict(), made) | names, temporary)
+    before, after = (_cost(net, image) for net in (network, smaller))
+    rows = (
+        ("attention heads", f"{sum(vit.layer_heads)}", f"{sum(left)}"),
+        ("parameters", f"{before.parameters / 1e6:.2f} M", f"{after.parameters / 1e6:.2f} M"),
+        (f"forward, {side} x {side}", f"{1e3 * before.seconds:.1f} ms", f"{1e3 * after.seconds:.1f} ms"),
+        ("memory of it", f"{before.memory_bytes / 1e6:.1f} MB", f"{after.memory_bytes / 1e6:.1f} MB"),
+    )
+    table = "\n".join(f"  {what:<22}{one:>12}{other:>12}" for what, one, other in (("", "before", "after"), *rows))
+    return (
+        f"{target} has its closed heads removed. Largest differences on a random image: "
+        f"{_difference(logits, same_logits)} of logits, {_difference(maps, same_maps)} of maps.\n{table}\n"
+        f"To run it: --model.weights {target} --model.network.gates=null --model.network.vit.head_width={vit.channels} "
+        f"--model.network.vit.heads='{left}'"
+    )
+
+
+def _difference(values: Tensor, others: Tensor) -> str:
+    return f"{float((values - others).abs().max()):.1e} (the largest is {float(values.abs().max()):.2g})"
+
+
+def _network_settings(network: TokenMaskingNetwork) -> dict[str, Any]:
+    """What a network without gates is built with, as plain values."""
+    from dataclasses import asdict
+
+    vit = network.vit.settings
+    return {
+        "classes": network.classes,
+        "vit": asdict(vit) | {"heads": list(vit.layer_heads)},
+        "register": network.vit.register is not None,
+        "gates": None,
+        "classifier": network.classifier_kind,
+        "patch_head": network.patch_head is not None,
+    }
+
+
+def _cost(network: TokenMaskingNetwork, image: Tensor) -> Cost:
+    from statistics import median
+
+    import torch
+
+    from lightning_vos.benchmarks.frame import allocated_at_peak
+    from lightning_vos.benchmarks.workload import seconds
+
+    cpu = torch.device("cpu")
+    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    with torch.inference_mode():
+        memory = allocated_at_peak(lambda: network(image), cpu)
+        spent = []
+        for _ in range(_RUNS):
+            started = seconds(cpu)
+            network(image)
+            spent.append(seconds(cpu) - started)
+    return Cost(sum(value.numel() for value in network.parameters()), median(spent), weights + memory)
 
 
 def _description(source: Path, content: dict[str, Any], state: dict[str, Tensor], name: str | None) -> str:
@@ -117,9 +236,15 @@ def main(args: list[str]) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the file to read; nothing in it is unpickled")
     parser.add_argument("target", type=Path, metavar="TARGET", nargs="?", help="the file to write")
     parser.add_argument("--inspect", action="store_true", help="say what SOURCE is, and write nothing")
+    parser.add_argument(
+        "--prune", action="store_true", help="write SOURCE, of token masking, without its closed attention heads"
+    )
     words = parser.parse_args(args)
     if not words.inspect and words.target is None:
         raise CheckpointError(
             "Name the file to write, or ask what a file is: lightning_vos convert SOURCE TARGET | --inspect"
         )
-    sys.stdout.write((inspect(words.source) if words.inspect else convert(words.source, words.target)) + "\n")
+    if words.prune:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler of the fresh process tells of its own state
+    write = prune if words.prune else convert
+    sys.stdout.write((inspect(words.source) if words.inspect else write(words.source, words.target)) + "\n")

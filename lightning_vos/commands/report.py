@@ -7,7 +7,15 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_vos.commands.inputs import add_input_options, check_settings, choose_device, read_inputs
+from lightning_vos.commands import report_classes
+from lightning_vos.commands.inputs import (
+    add_device_option,
+    add_input_options,
+    check_settings,
+    choose_device,
+    read_inputs,
+    read_video,
+)
 from lightning_vos.errors import ConfigError, MaskError
 
 if TYPE_CHECKING:
@@ -40,12 +48,8 @@ def trade_off(runs: Sequence[Path], labelled: Sequence[tuple[str, Path]], output
     named = [*zip(_names(runs), runs, strict=True), *labelled]
     if not named:
         raise ConfigError("Name at least one run, such as runs/mavos_r50/version_0, or --label NAME=RUN.")
-    names = [name for name, _ in named]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(
-            f"Two runs are called {min(twice)}, so they could not be told apart in the figure.\n"
-            "  name each run once, and one of two that are called alike by --label NAME=RUN"
-        )
+    advice = "name each run once, and one of two that are called alike by --label NAME=RUN"
+    _refuse_same_names([name for name, _ in named], "runs", advice)
     bubbles = [Bubble(name, *_results(run)) for name, run in named]
     write_figure(output, draw(bubbles))
     table = Table("run", "J&F %", "frames a second", "peak memory GB")
@@ -248,11 +252,122 @@ def _refuse_masks_outside(numbers: Iterable[int], last: int) -> None:
         raise MaskError(f"Masks are given for frames {outside}, but the video ends with frame {last}.")
 
 
-def _labelled(word: str) -> tuple[str, Path]:
-    name, separator, run = word.partition("=")
-    if not (name and separator and run):
-        raise ConfigError(f"--label {word} is no NAME=RUN: expected such as --label R50=runs/mavos_r50/version_1.")
-    return name, Path(run)
+def features(
+    video: Path,
+    output: Path,
+    weights: Sequence[tuple[str, Path]],
+    *,
+    device: str | None = None,
+    frames: int | None = None,
+    columns: int = 6,
+) -> None:
+    """Draw what the encoders of several networks make of a video, one below the other (TAFormer, Figure 5).
+
+    Args:
+        video: A folder of frames or a video file, which is seen as one clip.
+        output: The picture to write.
+        weights: What a network is called, and a checkpoint of a run, or a published file, of TAFormer or SeqFormer.
+        device: Where to run, such as cpu, cuda or mps; the best there is where None.
+        frames: How many frames of the video are seen, from the first on; all where None.
+        columns: Frames that are drawn, spread evenly over those that are seen.
+
+    Raises:
+        UserError: if an input is missing or unreadable, weights are of another method, or two are called alike.
+    """
+    _check_models("report features", weights, output, frames)
+    if columns < 1:
+        raise ConfigError(f"--columns {columns} draws nothing: expected a number of at least 1.")
+    import numpy as np
+    from rich.console import Console
+
+    from lightning_vos.figures.taformer import encoder_features, load_models, read_clip
+    from lightning_vos.io.plots import feature_maps, write_figure
+
+    source = read_video(video)
+    models = load_models(weights, choose_device(device))
+    console = Console()
+    with console.status("encoding"):
+        clips = [read_clip(model, source, frames) for model in models]
+        rows = [encoder_features(model, clip) for model, clip in zip(models, clips, strict=True)]
+    pictures = clips[0].permute(0, 2, 3, 1).numpy()
+    drawn = np.linspace(0, len(pictures) - 1, min(columns, len(pictures))).round().astype(int).tolist()
+    write_figure(output, feature_maps({number: pictures[number] for number in drawn}, rows))
+    console.print(f"The figure is {output}", highlight=False, soft_wrap=True)
+
+
+def box_queries(
+    video: Path,
+    output: Path,
+    weights: Sequence[tuple[str, Path]],
+    *,
+    device: str | None = None,
+    frames: int | None = None,
+) -> None:
+    """Draw how the box queries of a video's instances lie to each other, side by side (TAFormer, Figure 6).
+
+    Args:
+        video: As `features`.
+        output: The picture to write.
+        weights: As `features`.
+        device: As `features`.
+        frames: As `features`.
+
+    Raises:
+        UserError: as `features`; or scikit-learn is not installed, or a network finds no two instances.
+    """
+    _check_models("report box-queries", weights, output, frames)
+    from rich.console import Console
+
+    from lightning_vos.figures.taformer import embedded_queries, load_models, require_tsne
+    from lightning_vos.io.plots import query_points, write_figure
+
+    require_tsne()
+    source = read_video(video)
+    models = load_models(weights, choose_device(device))
+    console = Console()
+    with console.status("finding instances"):
+        panels = [embedded_queries(model, source, frames) for model in models]
+    write_figure(output, query_points(panels))
+    console.print(f"The figure is {output}", highlight=False, soft_wrap=True)
+
+
+def _check_models(verb: str, weights: Sequence[tuple[str, Path]], output: Path, frames: int | None) -> None:
+    """What both figures of TAFormer are asked for, before anything slow is done.
+
+    Raises:
+        ConfigError: if there are no weights, two are called alike, no frame is to be seen, or the output is no picture.
+    """
+    from lightning_vos.io.plots import check_figure_path
+
+    _require_weights(verb, weights)
+    _refuse_same_names([name for name, _ in weights], "networks", "give each another NAME: --weights NAME=FILE")
+    check_figure_path(output)
+    if frames is not None and frames < 1:
+        raise ConfigError(f"--frames {frames} shows nothing: expected a number of at least 1.")
+
+
+def _require_weights(verb: str, weights: Sequence[tuple[str, Path]]) -> None:
+    if not weights:
+        raise ConfigError(
+            f"{verb} needs weights of one network or more: --weights NAME=FILE, several times to compare.\n"
+            "  FILE is a checkpoint of a run (`lightning_vos fit` leaves them in runs/*/version_*/checkpoints) or a "
+            "published file"
+        )
+
+
+def _refuse_same_names(names: Sequence[str], what: str, advice: str) -> None:
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"Two {what} are called {min(twice)}, so they could not be told apart in the figure.\n  {advice}"
+        )
+
+
+def _labelled(words: Sequence[str], option: str, expected: str, example: str) -> list[tuple[str, Path]]:
+    labelled = [word.partition("=") for word in words]
+    for word, (name, _, path) in zip(words, labelled, strict=True):
+        if not (name and path):
+            raise ConfigError(f"{option} {word} is no {expected}: expected such as {option} {example}.")
+    return [(name, Path(path)) for name, _, path in labelled]
 
 
 def main(args: list[str]) -> None:
@@ -262,7 +377,8 @@ def main(args: list[str]) -> None:
         UserError: The words ask for something that cannot be done.
     """
     parser = argparse.ArgumentParser("lightning_vos report", description="Draw figures.", allow_abbrev=False)
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="trade-off | dynamic-frame | attention")
+    known = "trade-off | dynamic-frame | attention | features | box-queries | class-attention | gates"
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar=known)
     plot = kinds.add_parser("trade-off", help="accuracy, speed and memory of tested runs", allow_abbrev=False)
     plot.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="a folder such as runs/mavos_r50/version_1")
     plot.add_argument("--label", action="append", default=[], metavar="NAME=RUN", help="a run under another name")
@@ -275,13 +391,45 @@ def main(args: list[str]) -> None:
     heads.add_argument("--frame", type=int, metavar="K", help="which frame, from 0; the last by default")
     heads.add_argument("--object", type=int, dest="object_id", metavar="ID", help="which object; the first by default")
     heads.add_argument("--layer", type=int, help="of the encoder, from 1; the last by default")
-    for kind in (plot, maps, heads):
+    encoders = kinds.add_parser("features", help="what encoders of TAFormer make of a video", allow_abbrev=False)
+    queries = kinds.add_parser("box-queries", help="how box queries of TAFormer lie to each other", allow_abbrev=False)
+    for kind in (encoders, queries):
+        kind.add_argument("video", type=Path, metavar="VIDEO", help="a folder of frames or a video file")
+        kind.add_argument(
+            "--weights",
+            action="append",
+            default=[],
+            metavar="NAME=FILE",
+            help="a checkpoint of a run, or a published file, and what the figure calls it; several times to compare",
+        )
+        kind.add_argument("--frames", type=int, metavar="N", help="only the first N frames are seen; all by default")
+        add_device_option(kind)
+    encoders.add_argument("--columns", type=int, default=6, help="frames to draw (6)")
+    for kind in (plot, maps, heads, encoders, queries, *report_classes.add_parsers(kinds)):
         kind.add_argument("--output", type=Path, required=True, metavar="FILE", help="the picture, such as plot.png")
-    words = vars(parser.parse_args(args))
+    parsed, recipe = parser.parse_known_args(args)
+    words = vars(parsed)
+    if recipe and words["kind"] != "class-attention":
+        parser.error(f"unrecognized arguments: {' '.join(recipe)}")
     match words.pop("kind"):
         case "trade-off":
-            trade_off(words["runs"], [_labelled(word) for word in words["label"]], words["output"])
+            labelled = _labelled(words["label"], "--label", "NAME=RUN", "R50=runs/mavos_r50/version_1")
+            trade_off(words["runs"], labelled, words["output"])
         case "dynamic-frame":
             dynamic_frame(**words)
         case "attention":
             attention(**words)
+        case kind:
+            example = "r50=runs/taformer_r50/version_0/checkpoints/last.ckpt"
+            words["weights"] = _labelled(words["weights"], "--weights", "NAME=FILE", example)
+            if kind in ("features", "box-queries"):
+                (features if kind == "features" else box_queries)(**words)
+                return
+            advice = "give each another NAME: --weights NAME=FILE"
+            _require_weights(f"report {kind}", words["weights"])
+            _refuse_same_names([name for name, _ in words["weights"]], "networks", advice)
+            if kind == "gates":
+                report_classes.gates(**words)
+            else:
+                named = [word for name in words.pop("config") for word in ("--config", name)]
+                report_classes.class_attention([*named, *recipe], **words)

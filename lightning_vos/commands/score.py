@@ -22,6 +22,8 @@ from lightning_vos.evaluation.scoring import Protocol, score
 
 _SHOWN = 20  # problems on the terminal; the JSON and the CSV have all
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False}  # names may hold brackets
+_MOST_STEPS = 1000  # of a sweep
+_ROUNDING = 1e-6  # steps by which decimal fractions miss the last one
 _OWN_COLUMNS = ("J&F", "J", "F", "switches")  # shown in the table already
 
 
@@ -33,9 +35,19 @@ def show(scores: Scores, console: Console) -> None:
         console.print(score_table("tag", scores.tags, ("all", scores.summary)))
     if scores.categories:
         console.print(_category_table(scores.categories))
+    if scores.thresholds:
+        console.print(_threshold_table(scores.thresholds))
     shown = _OWN_COLUMNS if scores.sequences else ()
     numbers = [f"{name} {_number(value)}" for name, value in scores.summary.items() if name not in shown]
     console.print(", ".join(numbers), style="bold", **_PLAIN)
+    best = _best(scores.thresholds)
+    if best is not None:
+        console.print(
+            f"best of the sweep: mIoU {_number(scores.thresholds[best]['mIoU'])} at {best:g}, chosen with the truth of "
+            f"the pixels; the label maps as they are: mIoU {_number(scores.summary['mIoU'])}",
+            style="bold",
+            **_PLAIN,
+        )
     console.print(f"{scores.protocol}, in percent: {scores.variant}", **_PLAIN)
     reasons = Counter[str]()
     for item in scores.left_out:
@@ -57,6 +69,20 @@ def _category_table(categories: Mapping[str, Mapping[str, float]]) -> Table:
     for category, row in categories.items():
         table.add_row(escape(category), *(_number(row.get(name, math.nan)) for name in columns))
     return table
+
+
+def _threshold_table(thresholds: Mapping[float, Mapping[str, float]]) -> Table:
+    best = _best(thresholds)
+    table = Table("threshold", *(f"{name} %" for name in next(iter(thresholds.values()))), "")
+    for threshold, row in thresholds.items():
+        table.add_row(f"{threshold:g}", *map(_number, row.values()), "best" if threshold == best else "")
+    return table
+
+
+def _best(thresholds: Mapping[float, Mapping[str, float]]) -> float | None:
+    """The first of those with the highest mIoU, if there is any."""
+    scored = [threshold for threshold, row in thresholds.items() if not math.isnan(row["mIoU"])]
+    return max(scored, key=lambda threshold: thresholds[threshold]["mIoU"], default=None)
 
 
 def _number(value: float) -> str:
@@ -92,6 +118,7 @@ def main(args: list[str]) -> None:
             tags=words.tags,
             classes=words.classes,
             absent=words.absent,
+            sweep=None if words.sweep is None else _steps(words.sweep),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     # Names of sequences are long; a table that is cut off to 80 columns in a file would lose them.
@@ -103,6 +130,25 @@ def main(args: list[str]) -> None:
     if words.csv is not None:
         scores.write_csv(words.csv)
         console.print(f"Wrote the tables in {words.csv}", **_PLAIN)
+
+
+def _steps(text: str) -> tuple[float, ...]:
+    """The numbers that `first:last:step` stands for, the last one included.
+
+    Raises:
+        ConfigError: It stands for none, or for too many.
+    """
+    try:
+        first, last, step = map(float, text.split(":"))
+        count = 1 + int((last - first) / step + _ROUNDING) if 0 <= first <= last < 1 and step > 0 else 0
+    except (ValueError, OverflowError):
+        count = 0
+    if not 0 < count <= _MOST_STEPS:
+        raise ConfigError(
+            f"--sweep {text} is no series of thresholds\n"
+            "  expected FIRST:LAST:STEP, from 0 to below 1, such as 0:0.6:0.01"
+        )
+    return tuple(round(first + number * step, 9) for number in range(count))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,6 +200,11 @@ def _parser() -> argparse.ArgumentParser:
         "--absent",
         choices=("counted", "skipped"),
         help="semantic: whether classes that only the prediction has count as 0 in the mean (counted)",
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="FIRST:LAST:STEP",
+        help="semantic: thresholds of the background to try with the class maps that a run has kept (0:0.6:0.01)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything, down to each frame")
     parser.add_argument("--csv", type=Path, metavar="DIR", help="write a CSV a table")

@@ -50,6 +50,7 @@ class Scores:
         frames: (sequence, object id) -> J and F of each scored frame, as fractions.
         categories: Class -> its numbers (`youtube_vis`, `semantic`).
         tags: Difficulty -> the numbers of the objects that show it.
+        thresholds: Threshold of the background -> the numbers of a summary (`semantic`, of class maps that were kept).
         left_out: What was not scored and why.
         problems: What was wrong with the results and forgiven.
     """
@@ -62,6 +63,7 @@ class Scores:
     frames: Mapping[tuple[str, int], ObjectFrames] = field(default_factory=dict)
     categories: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tags: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    thresholds: Mapping[float, Mapping[str, float]] = field(default_factory=dict)
     left_out: Sequence[LeftOut] = ()
     problems: Sequence[Problem] = ()
 
@@ -75,6 +77,7 @@ class Scores:
             "objects": [{"sequence": s, "object": k, **_plain(row)} for (s, k), row in self.objects.items()],
             "categories": {name: _plain(row) for name, row in self.categories.items()},
             "tags": {name: _plain(row) for name, row in self.tags.items()},
+            "thresholds": [{"threshold": value, **_plain(row)} for value, row in self.thresholds.items()],
             "frames": [
                 {
                     "sequence": s,
@@ -92,12 +95,16 @@ class Scores:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def write_csv(self, folder: Path) -> None:
-        """Write a file a table: summary, sequences, objects, frames, categories, tags, left_out, problems."""
+        """Write a file a table: summary, sequences, objects, frames, categories, tags, thresholds, left_out, problems.
+
+        Tables without rows are not written.
+        """
         _write_table(folder / "summary.csv", ("measure", "value"), self.summary.items())
         write_rows(folder / "sequences.csv", ("sequence",), {(name,): row for name, row in self.sequences.items()})
         write_rows(folder / "objects.csv", ("sequence", "object"), self.objects)
         write_rows(folder / "categories.csv", ("category",), {(name,): row for name, row in self.categories.items()})
         write_rows(folder / "tags.csv", ("tag",), {(name,): row for name, row in self.tags.items()})
+        write_rows(folder / "thresholds.csv", ("threshold",), {(value,): row for value, row in self.thresholds.items()})
         frames = [
             (s, k, name, 100 * region, 100 * boundary)
             for (s, k), row in self.frames.items()

@@ -64,6 +64,7 @@ def score(
     tags: Path | str | None = None,
     classes: str | Sequence[str] | None = None,
     absent: Literal["counted", "skipped"] | None = None,
+    sweep: Sequence[float] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Score results against the truth, as the benchmark's own tool does.
@@ -87,6 +88,7 @@ def score(
             CSV with the columns sequence, tag and, if it likes, object.
         classes: For `semantic`: `voc`, `coco`, `ade20k`, or the names of the classes, or a file of them.
         absent: For `semantic`: whether a class that is predicted but nowhere in the truth counts in the mean, as 0.
+        sweep: For `semantic`: thresholds of the background to try with the class maps that a run has kept.
         progress: Called with the number of frames that are done, and of all.
 
     Returns:
@@ -99,7 +101,9 @@ def score(
     ground_truth, prediction = Path(ground_truth), Path(prediction)
     if protocol not in get_args(Protocol):
         raise ConfigError(f"There is no protocol {protocol!r}.\n  expected one of {', '.join(get_args(Protocol))}")
-    _check_arguments(protocol, workers, frames=frames, unseen=unseen, tags=tags, classes=classes, absent=absent)
+    _check_arguments(
+        protocol, workers, frames=frames, unseen=unseen, tags=tags, classes=classes, absent=absent, sweep=sweep
+    )
     if protocol == "youtube_vis":
         from lightning_vos.evaluation.youtube_vis import score_youtube_vis
 
@@ -114,6 +118,7 @@ def score(
             absent="counted" if absent is None else absent,
             strict=strict,
             split=split,
+            sweep=sweep,
             workers=workers or 1,
         )
     truth, folders = _truth(ground_truth, protocol)
@@ -173,6 +178,7 @@ _TAKEN = {
     "tags": ("davis2016", "davis2017", "vos_benchmark", "youtube_vos", "lvos", "long_time_video"),
     "classes": ("semantic",),
     "absent": ("semantic",),
+    "sweep": ("semantic",),
 }
 """Argument -> the protocols that take it."""
 

@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError
 from lightning_vos.evaluation.problems import Problem, ProblemKind, ScoringError
 from lightning_vos.evaluation.scores import LeftOut, Scores
+from lightning_vos.evaluation.threshold_sweep import check_sweep, confusions, count_levels
 from lightning_vos.evaluation.trees import MaskSequence
 from lightning_vos.evaluation.workers import in_workers
 from lightning_vos.io.masks import resized
@@ -108,6 +109,7 @@ def score_semantic(
     absent: Literal["counted", "skipped"] = "counted",
     strict: bool = True,
     split: str | None = None,
+    sweep: Sequence[float] | None = None,
     workers: int = 1,
 ) -> Scores:
     """Score label maps with mIoU, as on PASCAL VOC.
@@ -119,7 +121,8 @@ def score_semantic(
         ground_truth: A folder of `<image>.png`, or VOC2012 with `ImageSets/Segmentation`, or a folder above that; then
             `SegmentationClass` is taken, or `SegmentationClassAug` where that is missing.
         prediction: A folder, a zip or a tar.gz with `<image>.png`, at the top or in one folder below it, such as
-            `results/VOC2012/Segmentation/comp6_test_cls`: indexed or 8-bit grey, of the truth's size.
+            `results/VOC2012/Segmentation/comp6_test_cls`: indexed or 8-bit grey, of the truth's size; or the folder of
+            a run, which has them in `masks`, and may say in `protocol.txt` how they were made.
         classes: "voc" (21 with background), "coco" (81 with background) or "ade20k" (150; 0 is ignored); a text file
             with a class a line or the classes themselves, whose values are 0, 1, ... and 255 for ignored pixels.
         absent: Whether the mean counts a class that is predicted but nowhere in the truth, with an IoU of 0, or skips
@@ -128,21 +131,29 @@ def score_semantic(
             is taken as 0 everywhere, another size is resized to the nearest pixel, and `Scores.problems` says so.
         split: The images to score: a list in VOC2012's `ImageSets/Segmentation` by its name, or a file with an image a
             line, by name or by paths of image and mask. Without it: `val` of VOC2012, else all of the truth.
+        sweep: Rising thresholds from 0 to below 1, to be tried with the class maps that a run has kept in `maps` beside
+            `masks`: a pixel is of the class whose map is highest there, or background where none is above.
         workers: Processes that read and count.
 
     Returns:
         `mIoU`, `pixel_accuracy` and `mean_accuracy` (over the classes of the truth) in percent; for each class its
-        `IoU`, `accuracy`, `precision` and `pixels`, its share of the scored pixels of the truth, in percent.
+        `IoU`, `accuracy`, `precision` and `pixels`, its share of the scored pixels of the truth, in percent. For each
+        threshold the same three measures: which is best is found with the truth of the pixels, and no fair choice.
 
     Raises:
-        DatasetNotFoundError: There are no label maps, no list, or no truth for an image of the list.
+        DatasetNotFoundError: There are no label maps, no list, or no truth for an image of the list; or no class maps.
         MaskError: A label map of the truth is damaged or of another kind.
-        ConfigError: The classes are unknown or do not fit the truth.
+        ConfigError: The classes are unknown, do not fit the truth, or have no background whose threshold could be
+            tried.
         ScoringError: The predictions cannot be scored.
     """
     class_set = _class_set(classes)
-    truth, wanted = _truth(ground_truth, split)
-    predicted = _images(prediction)
+    truth, wanted, which = _truth(ground_truth, split)
+    run = _run(prediction)
+    predicted = _images(prediction if run is None else run / "masks")
+    maps = (prediction if run is None else run) / "maps"
+    if sweep is not None:
+        check_sweep(maps, class_set, sweep)
     if not any(name in predicted.frames for name in wanted):
         raise ScoringError(
             f"No prediction for any of the {len(wanted)} images of {ground_truth}: {prediction}\n"
@@ -152,6 +163,14 @@ def score_semantic(
             "Name predictions like the images, with .png, or name the right images with a list.",
         )
     counts, problems = _count_all(truth, predicted, wanted, class_set, workers)
+    thresholds: dict[float, dict[str, float]] = {}
+    if sweep is not None:
+        levels, more = _in_shares(partial(count_levels, truth, maps, class_set, sweep), wanted, workers)
+        problems += more
+        thresholds = {
+            threshold: measures(_of_all_values(matrix), class_set, absent)[0]
+            for threshold, matrix in zip(sweep, confusions(levels), strict=True)
+        }
     if strict and problems:
         raise ScoringError(
             f"Predictions that cannot be scored as they are: {prediction}",
@@ -159,20 +178,45 @@ def score_semantic(
             "Mend them, or have it forgiven and told in the report: strict=False, on the command line --lenient.",
         )
     extra = sorted(set(predicted.frames) - set(wanted))
-    summary, categories = _measures(counts, class_set, absent)
+    summary, categories = measures(counts, class_set, absent)
     return Scores(
         protocol="semantic",
         variant=(
-            f"mIoU from one confusion matrix over {len(wanted)} images and {len(class_set.names)} classes "
+            f"mIoU from one confusion matrix over {len(wanted)} images{which} and {len(class_set.names)} classes "
             f"({class_set.title}), without the pixels whose truth is {class_set.ignored}; classes in neither truth nor "
             f"predictions are skipped, those that are predicted only are "
-            f"{'counted as 0' if absent == 'counted' else 'skipped too'}."
+            f"{'counted as 0' if absent == 'counted' else 'skipped too'}.{_protocol(run, sweep)}"
         ),
         summary=summary,
         categories=categories,
+        thresholds=thresholds,
         left_out=[LeftOut(name, (), (), "a prediction for no image that is scored") for name in extra],
         problems=problems,
     )
+
+
+def _run(prediction: Path) -> Path | None:
+    """The folder of the run that the label maps belong to, if they are in its `masks`."""
+    if prediction.name == "masks":
+        return prediction.parent
+    has_top = next(prediction.glob("[!.]*.[pP][nN][gG]"), None) is not None
+    return prediction if (prediction / "masks").is_dir() and not has_top else None
+
+
+def _protocol(run: Path | None, sweep: Sequence[float] | None) -> str:
+    """How a run made its label maps, and what thresholds are tried on, in sentences."""
+    path = None if run is None else run / "protocol.txt"
+    told = ""
+    if path is not None and path.is_file():
+        told = f" The label maps were made with: {' '.join(path.read_text(encoding='utf-8').split())}."
+    elif sweep is not None:
+        told = " How the label maps were made is not told: there is no protocol.txt beside them."
+    if sweep is not None:
+        told += (
+            " Thresholds are tried on the class maps of the same run, brought to 0 to 1, with the highest class of a "
+            "pixel: the best one is found with the truth of the pixels."
+        )
+    return told
 
 
 class _TarImages(MaskSequence):
@@ -237,8 +281,8 @@ def _files(path: Path) -> list[str]:
         return [member.name for member in archive if member.isfile()]
 
 
-def _truth(path: Path, split: str | None) -> tuple[MaskSequence, list[str]]:
-    """The label maps of the truth and the images to score, each once."""
+def _truth(path: Path, split: str | None) -> tuple[MaskSequence, list[str], str]:
+    """The label maps of the truth, the images to score, each once, and which those are, in words."""
     if not path.is_dir():
         raise DatasetNotFoundError(
             f"Ground truth not found: {path}\n"
@@ -255,7 +299,7 @@ def _truth(path: Path, split: str | None) -> tuple[MaskSequence, list[str]]:
         path = plain if plain.is_dir() or not augmented.is_dir() else augmented
     truth = _images(path)
     if names is None:
-        return truth, list(truth.frames)
+        return truth, list(truth.frames), ""
     wanted = list(dict.fromkeys(_listed(line) for line in _lines(names) if line))
     missing = [name for name in wanted if name not in truth.frames]
     if missing:
@@ -266,7 +310,7 @@ def _truth(path: Path, split: str | None) -> tuple[MaskSequence, list[str]]:
             "Give a list of these images, or as ground truth the folder with the label maps of the list\n"
             "(SegmentationClassAug for train_aug)."
         )
-    return truth, wanted
+    return truth, wanted, f" of the list {names.stem}"
 
 
 def _listed(line: str) -> str:
@@ -313,16 +357,27 @@ def _count_all(
     # A compressed archive is read from its start again for each step backwards.
     places = {name: place for place, name in enumerate(predicted.frames)}
     ordered = sorted(wanted, key=lambda name: places.get(name, -1))
-    count = partial(_count, truth, predicted, class_set)
+    return _in_shares(partial(_count, truth, predicted, class_set), ordered, workers)
+
+
+def _in_shares(
+    count: Callable[[Sequence[str]], tuple[NDArray[np.int64], list[Problem]]], names: Sequence[str], workers: int
+) -> tuple[NDArray[np.int64], list[Problem]]:
+    """What is counted of all images together, by several processes."""
     if workers > 1:
-        size = -(-len(ordered) // (_SHARES * workers))
-        shares = [ordered[first : first + size] for first in range(0, len(ordered), size)]
+        size = -(-len(names) // (_SHARES * workers))
+        shares = [names[first : first + size] for first in range(0, len(names), size)]
         results = list(in_workers(count, shares, workers))
     else:
-        results = [count(ordered)]
+        results = [count(names)]
     problems = [problem for _, found in results for problem in found]
     counts = np.stack([counts for counts, _ in results])
     return counts.sum(axis=0), sorted(problems, key=lambda problem: (problem.sequence, problem.kind))
+
+
+def _of_all_values(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(256, 256) pixels by true and predicted value, of classes whose values are 0, 1, ..."""
+    return np.pad(matrix, (0, 256 - len(matrix)))
 
 
 def _count(
@@ -373,10 +428,19 @@ def _prediction(predicted: MaskSequence, name: str, size: tuple[int, ...]) -> tu
     return resized(labels, (size[0], size[1])), problem
 
 
-def _measures(
-    counts: NDArray[np.int64], class_set: ClassSet, absent: Literal["counted", "skipped"]
+def measures(
+    counts: NDArray[np.int64], class_set: ClassSet, absent: Literal["counted", "skipped"] = "counted"
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The summary, and the numbers of each class."""
+    """Say in numbers what a confusion matrix says.
+
+    Args:
+        counts: (256, 256) pixels by true and predicted value, of all images.
+        class_set: What the values stand for.
+        absent: Whether the mean counts a class that is predicted but nowhere in the truth.
+
+    Returns:
+        The summary and the numbers of each class, as `score_semantic` gives them.
+    """
     rows = counts[class_set.values]  # what the truth ignores is in none of them
     true, predicted = rows.sum(axis=1), rows[:, class_set.values].sum(axis=0)
     hits = rows[:, class_set.values].diagonal()

@@ -61,6 +61,22 @@ class AttentionMaps(NamedTuple):
     covered: tuple[float, float]  # height and width that the maps cover, in pixels of the frame
 
 
+class FeatureMaps(NamedTuple):
+    """Features of one network: a row of `feature_maps`."""
+
+    label: str
+    maps: NDArray[np.float32]  # (T, h, w) in [0, 1], one for each frame
+    covered: tuple[float, float]  # height and width that the maps cover, as shares of the frame
+
+
+class EmbeddedQueries(NamedTuple):
+    """Queries of one network in the plane: a panel of `query_points`."""
+
+    label: str
+    points: NDArray[np.float32]  # (n, T, 2) of each instance in each frame
+    scores: list[float]  # n
+
+
 def check_figure_path(path: Path) -> None:
     """Refuse a file name that no picture can be written to, before any work; leaves nothing behind.
 
@@ -223,6 +239,42 @@ def attention_maps(title: str, frame: NDArray[np.uint8], picture: NDArray[np.uin
     for axis in (of_frame, of_mask, *axes.flat):
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def feature_maps(frames: Mapping[int, NDArray[np.uint8]], rows: Sequence[FeatureMaps]) -> Figure:
+    """Frames, and below them what the encoder of each network makes of them (TAFormer, Figure 5).
+
+    Args:
+        frames: Number -> (H, W, 3) RGB, of those that are drawn.
+        rows: One for each network, with maps of all frames of the clip.
+    """
+    height, width = next(iter(frames.values())).shape[:2]
+    row = _PICTURE * height / width
+    figure = Figure(figsize=(_PICTURE * len(frames) + 0.4, row * (1 + len(rows)) + 0.7), layout="constrained")
+    axes = figure.subplots(1 + len(rows), len(frames), squeeze=False)
+    for axis, (number, frame) in zip(axes[0], frames.items(), strict=True):
+        axis.imshow(frame, extent=(0, width, height, 0))
+        axis.set_title(f"frame {number}", fontsize="medium")
+    axes[0, 0].set_ylabel("frame")
+    for of_row, (label, maps, covered) in zip(axes[1:], rows, strict=True):
+        of_row[0].set_ylabel(label)
+        for axis, number in zip(of_row, frames, strict=True):
+            axis.imshow(maps[number], vmin=0, vmax=1, extent=(0, covered[1] * width, covered[0] * height, 0))
+    for axis in axes.flat:
+        axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    figure.suptitle("Features of the encoder at stride 8: mean over channels, one scale a row", fontsize="medium")
+    return figure
+
+
+def query_points(panels: Sequence[EmbeddedQueries]) -> Figure:
+    """Box queries by t-SNE: of each instance points of one colour, one for each frame (TAFormer, Figure 6)."""
+    figure = Figure(figsize=(4.2 * len(panels), 4.2), layout="constrained")
+    for axis, (label, points, scores) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for number, (of_instance, score) in enumerate(zip(points, scores, strict=True)):
+            axis.scatter(*of_instance.T, s=18, color=f"C{number}", alpha=0.8, label=f"{score:.2f}")
+        axis.set(title=label, xticks=[], yticks=[])
+        axis.legend(title="score", fontsize="small")
     return figure
 
 

@@ -10,42 +10,64 @@ import torch
 
 from lightning_vos.errors import CheckpointError
 from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict, state_dict_of
-from lightning_vos.published import hodor, mavos, qmvos, seqformer
+from lightning_vos.published import hodor, mavos, qmvos, seqformer, token_masking
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lightning_vos.models.taformer.network import TAFormerNetwork
+    from lightning_vos.models.token_masking.network import TokenMaskingNetwork
     from lightning_vos.vos.network import VOSNetwork
 
-METHODS = {name: method for method in (hodor, mavos, qmvos, seqformer) for name in method.NAMES}
+    Network = VOSNetwork[Any] | TAFormerNetwork | TokenMaskingNetwork
+
+METHODS = {name: method for method in (hodor, mavos, qmvos, seqformer, token_masking) for name in method.NAMES}
 """Published model -> the file here that knows it."""
 
 
-def load_published(name: str, weights: str | Path | Mapping[str, Any]) -> VOSNetwork[Any] | TAFormerNetwork:
+def load_published(name: str, weights: str | Path | Mapping[str, Any], *, heads: int | None = None) -> Network:
     """The network of a published model with the weights of its published file.
 
     Args:
         name: One of `METHODS`, such as `mavos_r50`.
         weights: A published file, or its state dict: entry name -> tensor or array.
+        heads: Attention heads of a layer, for a file of `token_masking` that does not tell it.
 
     Returns:
         The network in eval mode, set to what the file was trained with.
 
     Raises:
-        CheckpointError: if the name is unknown, or the weights lack an entry, have one too many or of another shape.
+        CheckpointError: if the name is unknown, the number of heads is needed or out of place, or the weights lack an
+            entry, have one too many or of another shape.
     """
     if name not in METHODS:
         raise CheckpointError(f"No published model is called {name!r}; known are {', '.join(METHODS)}.")
+    if heads is not None and name not in token_masking.NAMES:
+        raise CheckpointError(f"The name {name} tells how many heads there are: leave heads={heads} out.")
     if isinstance(weights, str | Path):
-        return _published_network(name, read_state_dict(Path(weights)), str(weights))
+        return _published_network(name, read_state_dict(Path(weights)), str(weights), heads)
     state = {key: torch.as_tensor(value) for key, value in weights.items()}
-    return _published_network(name, state, "The given state dict")
+    return _published_network(name, state, "The given state dict", heads)
 
 
-def _published_network(name: str, state: Mapping[str, Tensor], source: str) -> VOSNetwork[Any] | TAFormerNetwork:
-    method = METHODS[name]
-    network = method.build(name)
+def build(name: str, state: Mapping[str, Tensor], heads: int | None = None) -> Network:
+    """The network of a published model with random weights, of the sizes of a state dict where a model has many.
+
+    Args:
+        name: One of `METHODS`.
+        state: The published state dict.
+        heads: As `load_published`.
+
+    Raises:
+        CheckpointError: if the number of heads is needed.
+    """
+    if name in token_masking.NAMES:
+        return token_masking.build(name, state, heads)
+    return cast("Network", METHODS[name].build(name))
+
+
+def _published_network(name: str, state: Mapping[str, Tensor], source: str, heads: int | None = None) -> Network:
+    method, network = METHODS[name], build(name, state, heads)
     check_fit(method.essential(state), method.essential(method.to_published(network.state_dict())), source, name)
     network.load_state_dict(method.to_ours(state))
     return network.eval()
@@ -66,8 +88,8 @@ def load_network(path: str | Path) -> VOSNetwork[Any]:
     network = _network_of(Path(path))
     if not isinstance(network, VOSNetwork):
         raise CheckpointError(
-            f"{path} holds a {type(network).__name__}, which follows no given masks: TAFormer and SeqFormer find\n"
-            "instances by themselves. Expected weights of HODOR, MAVOS, XMem or QMVOS."
+            f"{path} holds a {type(network).__name__}, which follows no given masks.\n"
+            "Expected weights of HODOR, MAVOS, XMem or QMVOS; TAFormer and SeqFormer find instances by themselves."
         )
     return network
 
@@ -83,8 +105,25 @@ def load_instance_network(path: str | Path) -> TAFormerNetwork:
     network = _network_of(Path(path))
     if not isinstance(network, TAFormerNetwork):
         raise CheckpointError(
-            f"{path} holds a {type(network).__name__}, which finds no instances by itself: it follows given masks.\n"
+            f"{path} holds a {type(network).__name__}, which finds no instances by itself.\n"
             "Give a mask of the objects, or weights of TAFormer or SeqFormer."
+        )
+    return network
+
+
+def load_token_masking_network(path: str | Path) -> TokenMaskingNetwork:
+    """As `load_network`, of a network that says where the classes of an image are.
+
+    Raises:
+        CheckpointError: if the file cannot be read, does not say which network it belongs to, or belongs to another.
+    """
+    from lightning_vos.models.token_masking.network import TokenMaskingNetwork
+
+    network = _network_of(Path(path))
+    if not isinstance(network, TokenMaskingNetwork):
+        raise CheckpointError(
+            f"{path} holds a {type(network).__name__}, which has no tokens of classes.\n"
+            "Expected weights of token masking: a checkpoint of a run, or a published file."
         )
     return network
 
@@ -151,6 +190,8 @@ def load_weights(network: nn.Module, path: Path, may_lack: Sequence[str] = ()) -
     check_fit(given, wanted, source, f"{type(network).__name__} with these settings")
     network.load_state_dict(ours | lacked)
     line = f"Loaded {len(state)} entries from {path} ({'published ' + name if name else 'a checkpoint of ours'})"
+    if name in token_masking.NAMES and (unused := len(state) - len(essential(state))):
+        line += f", {unused} of which the network never uses"
     if not lacked:
         return f"{line}."
     how = "lacks" if all(key not in ours for key in lacked) else "lacks or has in another shape"
@@ -177,10 +218,9 @@ def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: st
                 lines.append(
                     f"  {len(entries)} entries {title}: {', '.join(entries[:3])}{', ...' if len(entries) > 3 else ''}"
                 )
-        if wrong and seqformer.is_pretraining(state):
-            lines.append(seqformer.PRETRAINING)
-        else:
-            lines.append("See what a file is with `lightning_vos convert FILE --inspect`.")
+        reason = seqformer.PRETRAINING if wrong and seqformer.is_pretraining(state) else None
+        reason = reason or token_masking.removed_heads(state, own)
+        lines.append(reason or "See what a file is with `lightning_vos convert FILE --inspect`.")
         raise CheckpointError("\n".join(lines))
 
 

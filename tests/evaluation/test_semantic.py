@@ -1,21 +1,28 @@
+import csv
 import io
+import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
+from lightning_vos.commands.score import _steps
+from lightning_vos.commands.score import main as score_command
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError, UserError
 from lightning_vos.evaluation import score
 from lightning_vos.evaluation.problems import ProblemKind, ScoringError
 from lightning_vos.evaluation.semantic import CLASS_SETS, score_semantic
+from lightning_vos.io.class_maps import write_class_maps
 from lightning_vos.io.masks import VOC_PALETTE
 
 SERVER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -499,3 +506,161 @@ def test_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+STEPS = (0.0, 0.2, 0.4, 0.6, 0.8)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Truth, and the folder of a run with label maps, class maps of other sizes, and PNGs that are no label maps."""
+    random = np.random.default_rng(5)
+    truth, predictions = drawn(4, images=4)
+    folder = tmp_path / "run"
+    save(folder / "masks", predictions)
+    save(folder / "overlays", {"2007_000000": [[9]]})
+    for name, values in zip(truth, ([3, 1], [1], [], [1, 2, 3]), strict=True):
+        maps = random.integers(0, 6, (len(values), 3, 4)) / 5
+        write_class_maps(folder / "maps" / f"{name}.npz", values, maps)
+    (folder / "protocol.txt").write_text("a set val: labels predicted,\n  threshold mean\n")
+    return save(tmp_path / "truth", truth), folder
+
+
+def label_map_at(path, threshold, size):
+    """The label map at one threshold, class by class."""
+    with np.load(path) as file:
+        values, maps = file["values"], file["maps"] / np.float32(255)
+    planes = [np.full(size, threshold, np.float32)]
+    planes += [cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in maps]
+    return np.array([0, *values])[np.argmax(planes, axis=0)]
+
+
+@pytest.mark.parametrize("absent", ["counted", "skipped"])
+def test_each_threshold_of_a_sweep_is_scored_as_its_label_maps_would_be(run, tmp_path, absent):
+    truth, folder = run
+    scores = score_semantic(truth, folder, classes=PETS, absent=absent, sweep=STEPS)
+    assert list(scores.thresholds) == list(STEPS)
+    for threshold, summary in scores.thresholds.items():
+        maps = {
+            path.stem: label_map_at(folder / "maps" / f"{path.stem}.npz", threshold, np.array(Image.open(path)).shape)
+            for path in truth.iterdir()
+        }
+        alone = score_semantic(truth, save(tmp_path / f"{threshold}", maps), classes=PETS, absent=absent)
+        assert summary == pytest.approx(alone.summary)
+    assert len({summary["mIoU"] for summary in scores.thresholds.values()}) > 1
+    plain = score_semantic(truth, folder / "masks", classes=PETS, absent=absent)
+    assert scores.summary == plain.summary
+    assert plain.thresholds == {}
+
+
+def test_a_sweep_by_hand(tmp_path):
+    """Values that equal the threshold are background; so is what is true of it where no class is above."""
+    truth = save(tmp_path / "truth", {"a": [[0, 1, 1, 2, 255]]})
+    folder = tmp_path / "run"
+    save(folder / "masks", {"a": [[0] * 5]})
+    write_class_maps(folder / "maps/a.npz", [2, 1], np.array([[[0.2, 0.2, 0.4, 1.0, 1]], [[0.4, 0.6, 0.2, 0, 0]]]))
+    scores = score_semantic(truth, folder, classes=PETS, sweep=(0.0, 0.2, 0.4, 0.6))
+    shares = {0.0: (0, 1 / 3, 1 / 2), 0.2: (0, 1 / 3, 1 / 2), 0.4: (1 / 2, 1 / 2, 1), 0.6: (1 / 3, 0, 1)}
+    for threshold, of_classes in shares.items():
+        assert scores.thresholds[threshold]["mIoU"] == pytest.approx(100 * np.mean(of_classes))
+
+
+def test_how_label_maps_were_made_is_told(run):
+    truth, folder = run
+    for prediction in (folder, folder / "masks"):
+        told = score_semantic(truth, prediction, classes=PETS).variant
+        assert told.endswith(" The label maps were made with: a set val: labels predicted, threshold mean.")
+        told = score_semantic(truth, prediction, classes=PETS, sweep=STEPS).variant
+        assert "threshold mean. Thresholds are tried" in told
+        assert told.endswith("the best one is found with the truth of the pixels.")
+    (folder / "protocol.txt").unlink()
+    assert "not told" not in score_semantic(truth, folder, classes=PETS).variant
+    assert (
+        "How the label maps were made is not told" in score_semantic(truth, folder, classes=PETS, sweep=STEPS).variant
+    )
+
+
+def test_the_list_is_told(devkit):
+    root, predictions = devkit
+    assert "2 images of the list val and 21 classes" in score_semantic(root, predictions).variant
+
+
+def test_workers_change_no_sweep(run):
+    truth, folder = run
+    alone, together = (score_semantic(truth, folder, classes=PETS, sweep=STEPS, workers=workers) for workers in (1, 2))
+    assert repr(together) == repr(alone)
+
+
+def test_class_maps_that_are_not_there_are_problems(run):
+    truth, folder = run
+    names = sorted(path.stem for path in truth.iterdir())
+    (folder / "maps" / f"{names[0]}.npz").unlink()
+    (folder / "maps" / f"{names[1]}.npz").write_bytes(b"cut off")
+    with pytest.raises(ScoringError, match="cannot be scored as they are") as error:
+        score_semantic(truth, folder, classes=PETS, sweep=STEPS)
+    kinds = [(problem.sequence, problem.kind) for problem in error.value.problems]
+    assert kinds == [(names[0], ProblemKind.MISSING_IMAGE), (names[1], ProblemKind.UNREADABLE)]
+    forgiven = score_semantic(truth, folder, classes=PETS, sweep=STEPS, strict=False)
+    for name in names[:2]:
+        write_class_maps(folder / "maps" / f"{name}.npz", [], np.empty((0, 1, 1)))
+    assert score_semantic(truth, folder, classes=PETS, sweep=STEPS).thresholds == forgiven.thresholds
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "kind", "words"),
+    [
+        ([4], {}, ConfigError, r"values of no class: .*2007_000000\.npz\n  found 4\n  expected 1 to 3"),
+        ([0], {}, ConfigError, "found 0"),
+        ([1], {"classes": "ade20k"}, ConfigError, "no threshold of the background to try: ADE20K"),
+        ([1], {"sweep": ()}, ConfigError, "expected rising numbers"),
+        ([1], {"sweep": (0.2, 0.1)}, ConfigError, "expected rising numbers"),
+        ([1], {"sweep": (0.2, 1.0)}, ConfigError, "expected rising numbers"),
+        ([1], {"prediction": "overlays"}, DatasetNotFoundError, r"No class maps to try thresholds with: .*maps"),
+    ],
+)
+def test_sweeps_that_cannot_be_made(run, values, options, kind, words):
+    truth, folder = run
+    write_class_maps(folder / "maps/2007_000000.npz", values, np.ones((len(values), 2, 2)))
+    prediction = folder / options.pop("prediction", ".")
+    arguments = {"classes": PETS, "sweep": STEPS, **options}
+    with pytest.raises(kind, match=words) as error:
+        score_semantic(truth, prediction, **arguments)
+    assert len(str(error.value).splitlines()) <= 8
+
+
+def test_a_sweep_on_the_command_line(run, tmp_path, capsys):
+    truth, folder = run
+    (tmp_path / "classes.txt").write_text("\n".join(PETS))
+    words = [str(truth), str(folder), "--protocol", "semantic", "--classes", str(tmp_path / "classes.txt")]
+    score_command([*words, "--sweep", "0:0.8:0.2", "--json", str(tmp_path / "s.json"), "--csv", str(tmp_path / "csv")])
+    printed = capsys.readouterr().out
+    scores = score(truth, folder, "semantic", classes=PETS, sweep=STEPS)
+    best = max(STEPS, key=lambda step: scores.thresholds[step]["mIoU"])
+    line = next(line for line in printed.splitlines() if "best of the sweep" in line)
+    assert f"mIoU {scores.thresholds[best]['mIoU']:.1f} at {best:g}, chosen with the truth of the pixels" in line
+    assert f"the label maps as they are: mIoU {scores.summary['mIoU']:.1f}" in line
+    rows = [line for line in printed.splitlines() if re.match(r"│ 0(\.\d)? ", line)]
+    assert [row.split("│")[1].strip() for row in rows] == [f"{step:g}" for step in STEPS]
+    assert ["best" in row for row in rows] == [step == best for step in STEPS]
+    assert "threshold mean." in printed
+    written = json.loads((tmp_path / "s.json").read_text())["thresholds"]
+    assert written == [{"threshold": step, **row} for step, row in scores.thresholds.items()]
+    with (tmp_path / "csv/thresholds.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["threshold"]) for row in table] == list(STEPS)
+    assert [float(row["mIoU"]) for row in table] == [row["mIoU"] for row in scores.thresholds.values()]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0.3", "0:0.6", "a:b:c", "0:0.6:0", "0.6:0:0.1", "0:1:0.1", "-1:0:1", "0:0.9:1e-9"]
+)
+def test_what_is_no_series_of_thresholds(run, text):
+    truth, folder = run
+    with pytest.raises(ConfigError, match="expected FIRST:LAST:STEP"):
+        score_command([str(truth), str(folder), "--protocol", "semantic", f"--sweep={text}"])
+
+
+def test_the_usual_series_of_thresholds():
+    assert _steps("0:0.6:0.01") == tuple(number / 100 for number in range(61))
+    assert _steps("0.4:0.4:0.1") == (0.4,)
+    assert _steps("0:0.5:0.2") == (0.0, 0.2, 0.4)

@@ -38,6 +38,7 @@ def predictions(seed=0, contrastive=L, clips=B, frames=T):
         filters=torch.randn(L, clips, Q, 4, generator=generator(seed)),
         mask_features=torch.randn(clips, frames, 2, 4, 6, generator=generator(seed)),
         embeddings=torch.randn(contrastive, clips, frames, Q, C, generator=generator(seed)),
+        box_queries=torch.zeros(clips, frames, Q, C),
         sizes=torch.tensor([[25, 40]] * clips),
     )
     masks = torch.randn(L, clips, Q, frames, *GRID, generator=generator(seed + 1))

@@ -59,6 +59,7 @@ def test_criterion(case):
         filters=torch.zeros(layers, clips, 1, 1),
         mask_features=torch.zeros(clips, frames, 1, 1, 1),
         embeddings=boxes[:0],
+        box_queries=boxes[-1],
         sizes=torch.stack([a[f"target{clip}_size"] for clip in range(clips)]),
     )
     truth = tuple(instances(a, clip, frames, size) for clip in range(clips))
