@@ -56,13 +56,15 @@ def _sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -
     N, R, M = locations.shape[:3]
     dtype = torch.promote_types(value.dtype, torch.float32)
     with torch.autocast(value.device.type, enabled=False):
-        grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1)  # (N * M, R, S, K, 2)
-        factors = weights.to(dtype).transpose(1, 2).flatten(0, 1)[:, None]  # (N * M, 1, R, S, K)
+        # Queries stand in the last axis: sampling and weighting then run through long rows, which takes half the time.
+        grids = 2 * locations.to(dtype).permute(3, 0, 2, 4, 1, 5).flatten(1, 2).contiguous() - 1  # (S, N * M, K, R, 2)
+        factors = weights.to(dtype).permute(3, 0, 2, 4, 1).flatten(1, 2).contiguous()  # (S, N * M, K, R)
         read = value.new_zeros((N * M, value.shape[3], R), dtype=dtype)
-        for level, tokens in enumerate(value.split([height * width for height, width in shapes], dim=1)):
-            maps = tokens.to(dtype).permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, shapes[level])
-            found = F.grid_sample(maps, grids[:, :, level], align_corners=False)  # (N * M, D, R, K)
-            read = read + (found * factors[:, :, :, level]).sum(dim=3)
+        levels = value.split([height * width for height, width in shapes], dim=1)
+        for tokens, shape, grid, factor in zip(levels, shapes, grids, factors, strict=True):
+            maps = tokens.to(dtype).permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, shape)
+            found = F.grid_sample(maps, grid, align_corners=False)  # (N * M, D, K, R)
+            read = read + (found * factor[:, None]).sum(dim=2)
     return read.unflatten(0, (N, M)).flatten(1, 2).transpose(1, 2)
 
 

@@ -212,8 +212,9 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """What the queries of a frame see in its neighbours; zeros where the clip has one frame."""
         slots = neighbours(time, len(values), self.settings.window, self.settings.boundary)
-        if not slots:
-            return torch.zeros_like(queries)
+        if not slots:  # with gradients of zero: distributed training waits for one of every parameter
+            unused = [entry.sum() for name, entry in self.named_parameters() if name.startswith("temporal_")]
+            return torch.zeros_like(queries) + 0 * torch.stack(unused).sum()
         parts = [_of_levels(values[other], scene.shapes, self.temporal) for other in slots.values()]
         seen = attention.read(
             queries,
