@@ -5,6 +5,7 @@ Shapes: K classes, H W pixels.
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+from torchmetrics.functional.classification import binary_average_precision, binary_f1_score
 from torchmetrics.utilities import dim_zero_cat
 
 _VALUES = 256  # of a label map
@@ -131,12 +132,12 @@ class ImageLabels(Metric):
         shown = labels.any(dim=0)
         if not shown.any():
             return LabelScores(float("nan"), float("nan"))
-        precision = multilabel_average_precision(
-            probabilities[:, shown], labels[:, shown], int(shown.sum()), average=None
-        )
-        f1 = multilabel_f1_score(probabilities, labels, self.classes, average=None).reshape(-1)
         told = shown | (probabilities > 0.5).any(dim=0)
-        return LabelScores(100 * float(precision.mean()), 100 * float(f1[told].mean()))
+        precision, f1 = (
+            [float(measure(probabilities[:, k], labels[:, k])) for k in range(self.classes) if counted[k]]
+            for measure, counted in ((binary_average_precision, shown), (binary_f1_score, told))
+        )
+        return LabelScores(100 * fmean(precision), 100 * fmean(f1))
 
     def _join_with_nothing(self) -> None:
         # As `LabelMapConfusion`: a process without an image gathers rows of this width.
