@@ -25,7 +25,8 @@ VERBS = (
 )
 _OUT_OF_MEMORY = """Out of memory: {}
   In training, make it need less: --data.batch_size (and --trainer.accumulate_grad_batches for the same step),
-  --model.activation_checkpointing true, --trainer.precision 16-mixed, --data.transform.crop, or a smaller network."""
+  --trainer.precision 16-mixed, smaller images (--data.transform.crop; TAFormer: --data.augmentation.short_sides,
+  --data.length), --model.activation_checkpointing true where objects are followed, or a smaller network."""
 
 
 def main() -> None:

@@ -54,10 +54,11 @@ class InstanceWriter(Callback):
             return
         write_rows(folder / "summary.csv", ("videos",), {("all",): scores.summary})
         write_rows(folder / "categories.csv", ("category",), {(name,): row for name, row in scores.categories.items()})
-        table = Table("%", *scores.summary)
-        cells = ("-" if math.isnan(value) else f"{value:.1f}" for value in scores.summary.values())
-        table.add_row("all videos", *cells)
+        table = Table("all videos", "%")
+        for name, value in scores.summary.items():
+            table.add_row(name, "-" if math.isnan(value) else f"{value:.1f}")
         console.print(table)
+        console.print(f"Scores are in {folder / 'summary.csv'}", highlight=False, soft_wrap=True)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: TAFormer) -> None:  # type: ignore[override]
         """Write results."""

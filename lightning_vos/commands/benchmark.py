@@ -1,4 +1,4 @@
-"""`lightning_vos benchmark`: what recipes cost over a long video, in a frame and in training; scoring and loading."""
+"""`lightning_vos benchmark`: what recipes cost over a video, in a frame, in training; attention, scoring, loading."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from lightning_vos.benchmarks.attention import AttentionCost, Rates
     from lightning_vos.benchmarks.frame import Cost
     from lightning_vos.benchmarks.memory import FrameRow, Summary
     from lightning_vos.benchmarks.training import StepCost
@@ -262,6 +263,76 @@ def benchmark_training(
     )
 
 
+def benchmark_attention(setting: Setting, repeats: int) -> None:
+    """Print what the deformable attentions of a frame cost, ours and a plain restatement, and what bounds them.
+
+    Args:
+        setting: The size of the frames, and what it runs on.
+        repeats: Runs that a median is taken over; both take turns.
+
+    Raises:
+        UserError: if nothing can be measured.
+    """
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from lightning_vos.benchmarks.attention import BYTES, OPERATIONS, Rates
+    from lightning_vos.benchmarks.memory import MIB
+    from lightning_vos.benchmarks.process import StoppedError, in_fresh_process
+
+    if repeats < 1:
+        raise ConfigError(f"--repeats {repeats} measures nothing: expected a number of at least 1.")
+    console = Console()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler of the fresh process tells of its own state
+    clock = "CPU" if setting.device_type == "cpu" else "wall"
+    costs = (f"{clock}\nms", "plain", "ratio", "peak\nMiB", "plain", "kept\nMiB", "plain")
+    parts = ("grid_sample", "weighting", "rest", "Gop/s", "GB/s", "differ")
+    table, bounds = (Table("", *(Column(title, justify="right") for title in titles)) for titles in (costs, parts))
+    rates, stopped = None, ""
+    with (
+        console.status("measuring") as status,
+        closing(in_fresh_process(_attention_costs, setting, repeats)) as process,
+    ):
+        try:
+            for cost in cast("Iterator[AttentionCost | Rates]", process):
+                if isinstance(cost, Rates):
+                    rates = cost
+                    continue
+                what = "  with gradients" if cost.is_training else cost.what
+                status.update(cost.what)
+                ours, plain = cost.seconds
+                sizes = (f"{size / MIB:.0f}" for pair in (cost.peak_bytes, cost.kept_bytes) for size in pair)
+                table.add_row(what, f"{1e3 * ours:.1f}", f"{1e3 * plain:.1f}", f"{plain / ours:.2f}", *sizes)
+                speeds = (f"{per * cost.sampled / ours / 1e9:.1f}" for per in (OPERATIONS, BYTES))
+                shares = (f"{share:.2f}" for share in cost.shares.values())
+                bounds.add_row(what, *shares, *(("", "") if cost.is_training else speeds), f"{cost.difference:.0e}")
+        except StoppedError as stop:
+            stopped = str(stop)
+    if rates is None or not table.rows:
+        raise ConfigError(f"Nothing was measured: {stopped}. A smaller --size needs less memory.")
+    console.print(table)
+    console.print(
+        "Encoder: in the own frame (space) and in four neighbours (time); decoder: 300 queries. Ours samples again in "
+        "the backward pass; plain stacks all it sampled and keeps it. ratio: of the times, plain to ours. peak: of "
+        "tensors above the inputs. kept: of these, what waits for the backward pass; layers and frames add up."
+        f"{f' Then it {stopped}.' if stopped else ''}",
+        highlight=False,
+    )
+    console.print(bounds)
+    console.print(
+        f"Shares of our time. A sampled number takes {OPERATIONS} operations and {BYTES} bytes of reading and writing; "
+        f"here a product of matrices makes {rates.operations / 1e9:.1f} Gop/s, copying {rates.bytes / 1e9:.1f} GB/s. "
+        "differ: the largest difference of outputs, or of gradients, as a share of the largest number.",
+        highlight=False,
+    )
+
+
+def _attention_costs(setting: Setting, repeats: int) -> Iterator[AttentionCost | Rates]:
+    from lightning_vos.benchmarks.attention import measure_attention
+
+    return measure_attention(setting, repeats)
+
+
 def _step_costs(
     recipe: str, is_checkpointed: bool, setting: Setting, length: int, batch: int, repeats: int
 ) -> Iterator[StepCost]:
@@ -481,9 +552,11 @@ def main(args: list[str]) -> None:
         UserError: The words ask for something that cannot be done.
     """
     parser = argparse.ArgumentParser(
-        "lightning_vos benchmark", description="Measure recipes, scoring, or loading.", allow_abbrev=False
+        "lightning_vos benchmark", description="Measure recipes, attention, scoring, or loading.", allow_abbrev=False
     )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="memory | frame | training | scoring | loader")
+    kinds = parser.add_subparsers(
+        dest="kind", required=True, metavar="memory | frame | training | attention | scoring | loader"
+    )
     memory = kinds.add_parser("memory", help="memory and time over a long video", allow_abbrev=False)
     frame = kinds.add_parser("frame", help="what one frame costs, and its parts", allow_abbrev=False)
     training = kinds.add_parser("training", help="what a training step costs", allow_abbrev=False)
@@ -506,6 +579,13 @@ def main(args: list[str]) -> None:
     training.add_argument("--lengths", type=int, nargs="+", default=(8,), metavar="T", help="frames of a clip (8)")
     training.add_argument("--batch", type=int, default=1, help="clips of a step (1)")
     training.add_argument("--repeats", type=int, default=3, help="steps that a median is taken over (3)")
+    attention = kinds.add_parser(
+        "attention", help="what the deformable attention of TAFormer and SeqFormer costs", allow_abbrev=False
+    )
+    attention.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("H", "W"), help="of the frames")
+    attention.add_argument("--threads", type=int, help="of the CPU (1 where it does the work)")
+    attention.add_argument("--repeats", type=int, default=5, help="runs that a median is taken over (5)")
+    add_device_option(attention)
     scoring = kinds.add_parser("scoring", help="what scoring a folder costs", allow_abbrev=False)
     scoring.add_argument("ground_truth", type=Path, metavar="GROUND_TRUTH", help="a folder of <sequence>/<frame>.png")
     scoring.add_argument("prediction", type=Path, metavar="PREDICTION", help="such a folder")
@@ -533,6 +613,9 @@ def main(args: list[str]) -> None:
 
     device = choose_device(words.device)
     threads = 1 if words.threads is None and device.type == "cpu" else words.threads
+    if words.kind == "attention":
+        benchmark_attention(Setting(tuple(words.size), 1, str(device), threads, "32"), words.repeats)
+        return
     setting = Setting(tuple(words.size), words.objects, str(device), threads, words.precision)
     if words.kind == "memory":
         benchmark_memory(words.recipes, setting, words.frames, words.output)

@@ -166,7 +166,10 @@ def _of_checkpoint(weights: Path, network: TAFormerNetwork, stated: Path | None,
         settings = InferenceSettings(**arguments.get("inference", {}))
         settings = settings if window is None else replace(settings, window=window)
     except ValueError as error:
-        raise ConfigError(f"--window cannot be used: {error}") from error
+        shared = InferenceSettings(**arguments.get("inference", {})).overlap
+        raise ConfigError(
+            f"--window is {window}, expected {shared + 1} or more: a window shares {shared} frames with the one before."
+        ) from error
     if stated is not None:
         try:
             rows = json.loads(stated.read_bytes())["categories"]
@@ -176,6 +179,17 @@ def _of_checkpoint(weights: Path, network: TAFormerNetwork, stated: Path | None,
                 f"{stated} says no categories: {type(error).__name__} {error}\n"
                 '  expected a JSON with "categories": [{"id": 1, "name": "person"}, ...]'
             ) from error
+        if not names or len(names) < len(rows):
+            raise ConfigError(
+                f"{stated} says no categories: {len(rows)} with {len(names)} ids.\n"
+                "  expected one or more, each with an id of its own"
+            )
+        if content.get("categories", names) != names:
+            raise ConfigError(
+                f"{stated} has other categories than {weights} was trained on: {len(names)} "
+                f"({', '.join(list(names.values())[:4])}, ...), not {len(content['categories'])} "
+                f"({', '.join(list(content['categories'].values())[:4])}, ...).\nLeave --categories out."
+            )
         source = f"those of {stated}"
     elif "categories" in content:
         names, source = content["categories"], "those of the training"

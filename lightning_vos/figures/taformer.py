@@ -77,10 +77,12 @@ def encoder_features(model: Model, clip: Tensor) -> FeatureMaps:
     hook = model.network.transformer.register_forward_hook(lambda _, __, output: kept.append(output.memory[0][0]))
     device = next(model.network.parameters()).device
     height, width = clip.shape[2:]
-    with _within_memory(model):
-        model.network(clip.to(device)[None] / 255, torch.tensor([[height, width]], device=device))
-        means = kept[0].float().mean(dim=1)
-    hook.remove()
+    try:
+        with _within_memory(model):
+            model.network(clip.to(device)[None] / 255, torch.tensor([[height, width]], device=device))
+            means = kept[0].float().mean(dim=1)
+    finally:
+        hook.remove()
     low, high = means.aminmax()
     maps = ((means - low) / (high - low).clamp(min=torch.finfo().tiny)).cpu().numpy()
     return FeatureMaps(model.name, maps, (_STRIDE * maps.shape[1] / height, _STRIDE * maps.shape[2] / width))

@@ -159,7 +159,7 @@ def load_weights(network: nn.Module, path: Path, may_lack: Sequence[str] = ()) -
         network: The network to fill.
         path: The file.
         may_lack: Beginnings of entry names that the file need not have, or may have in another shape; they keep their
-            values then. Those that the network does not have are left out.
+            values then, or are converted as `of_single_level` does. Those that the network does not have are left out.
 
     Returns:
         A line that says what was loaded, and what was not.
@@ -167,6 +167,8 @@ def load_weights(network: nn.Module, path: Path, may_lack: Sequence[str] = ()) -
     Raises:
         CheckpointError: if the file cannot be read or does not fit; nothing is changed then.
     """
+    from lightning_vos.models.taformer.encoder import of_single_level
+
     state, own = read_state_dict(path), network.state_dict()
     name = recognize(state)
     # What does not fit is told by the names of the file.
@@ -185,17 +187,21 @@ def load_weights(network: nn.Module, path: Path, may_lack: Sequence[str] = ()) -
         for key in own
         if key.startswith(tuple(may_lack)) and (key not in ours or ours[key].shape != own[key].shape)
     }
-    given, wanted = essential(state | to_theirs(lacked)), essential(to_theirs(own))
+    converted = of_single_level(network, {key: ours[key] for key in lacked if key in ours})
+    given, wanted = essential(state | to_theirs(lacked | converted)), essential(to_theirs(own))
     source = f"{path} (published {name})" if name else str(path)
     check_fit(given, wanted, source, f"{type(network).__name__} with these settings")
-    network.load_state_dict(ours | lacked)
+    network.load_state_dict(ours | lacked | converted)
     line = f"Loaded {len(state)} entries from {path} ({'published ' + name if name else 'a checkpoint of ours'})"
     if name in token_masking.NAMES and (unused := len(state) - len(essential(state))):
         line += f", {unused} of which the network never uses"
-    if not lacked:
+    if converted:
+        line += f", {len(converted)} of which place points on all levels: the rows of stride 32 are taken"
+    started = lacked.keys() - converted.keys()
+    if not started:
         return f"{line}."
-    how = "lacks" if all(key not in ours for key in lacked) else "lacks or has in another shape"
-    return f"{line}; {len(lacked)} that it {how} start as they were: {', '.join(may_lack)}."
+    how = "lacks" if all(key not in ours for key in started) else "lacks or has in another shape"
+    return f"{line}; {len(started)} that it {how} start as they were: {', '.join(may_lack)}."
 
 
 def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, target: str) -> None:

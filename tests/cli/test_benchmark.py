@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from lightning_vos.benchmarks import process
+from lightning_vos.benchmarks.attention import AttentionCost, Rates, cases, measure_attention, plain_sample
 from lightning_vos.benchmarks.frame import allocated_at_peak, measure_frame
 from lightning_vos.benchmarks.memory import MIB, Curves, FrameRow, Summary, curves, measure_memory, summarize
 from lightning_vos.benchmarks.training import StepCost, draw_clips, measure_training
@@ -27,6 +28,7 @@ from lightning_vos.commands.benchmark import _print_summaries, _step_costs, buil
 from lightning_vos.commands.inputs import choose_device
 from lightning_vos.errors import ConfigError
 from lightning_vos.models.mavos.memory import Append, Capped, MemoryRules, ReferenceOnly
+from lightning_vos.models.taformer.deformable_attention import sample
 
 RECIPE = Path(__file__).parents[1] / "end_to_end/tiny.yaml"
 GROWING = f"""
@@ -224,6 +226,34 @@ def test_allocations_are_counted_at_their_peak():
     assert allocated_at_peak(work, torch.device("cpu")) == pytest.approx(4e6, rel=0.01)
 
 
+def test_the_costs_of_attention():
+    rates, *costs = measure_attention(setting(size=(48, 64)), 1)
+    assert min(rates) > 0
+    assert [(cost.what, cost.is_training) for cost in costs] == [
+        (case.what, is_training) for case in cases((48, 64)) for is_training in (False, True)
+    ]
+    for cost in costs:
+        assert cost.difference < 1e-5
+        assert min(cost.seconds) > 0
+        assert sum(cost.shares.values()) == pytest.approx(1)
+        assert min(cost.shares.values()) > 0
+        assert cost.peak_bytes[0] < cost.peak_bytes[1]
+        # ours keeps nothing, the restatement all that it sampled and where
+        assert cost.kept_bytes[0] == 0
+        assert (cost.kept_bytes[1] > 4 * cost.sampled) == cost.is_training
+    tokens = 6 * 8 + 3 * 4 + 2 * 2 + 1
+    per_point = 8 * 4 * 4 * 32  # heads, levels, points, channels
+    assert [cost.sampled for cost in costs[::2]] == [tokens * per_point, 4 * tokens * per_point, 300 * per_point]
+
+
+def test_the_restatement_of_attention_says_the_same():
+    draw = torch.Generator().manual_seed(0)
+    value, locations = (torch.rand(*shape, generator=draw).double() for shape in ((2, 14, 3, 5), (2, 4, 3, 2, 6, 2)))
+    weights = torch.rand(2, 4, 3, 2, 6, generator=draw).double()
+    arguments = (value, [(3, 4), (1, 2)], 1.4 * locations - 0.2, weights)
+    torch.testing.assert_close(plain_sample(*arguments), sample(*arguments))
+
+
 def test_a_process_of_its_own():
     pids = set(process.in_fresh_process(fresh.processes, 3))
     assert len(pids) == 1
@@ -399,9 +429,40 @@ def test_training_that_cannot_be_measured_is_told(command, here, monkeypatch):
     refused(finished, "Nothing was measured")
 
 
+def test_attention_fits_80_columns(command, here, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shares = {"grid_sample": 0.5, "weighting": 0.25, "rest": 0.25}
+    cost = AttentionCost("encoder, space", False, (1.2345, 2.5), (MIB, 12_345 * MIB), (0, 0), 1e-7, 10**9, shares)
+    training = cost._replace(is_training=True, kept_bytes=(0, 1234 * MIB))
+    monkeypatch.setattr(process, "in_fresh_process", lambda *_: (one for one in (Rates(5e10, 1e10), cost, training)))
+    finished = command("benchmark", "attention")
+    assert finished.status == 0, finished.err
+    assert max(map(len, finished.out.splitlines())) <= 80
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
+    assert rows == [
+        ["encoder, space", "1234.5", "2500.0", "2.03", "1", "12345", "0", "0"],
+        ["with gradients", "1234.5", "2500.0", "2.03", "1", "12345", "0", "1234"],
+        ["encoder, space", "0.50", "0.25", "0.25", "8.1", "25.9", "1e-07"],
+        ["with gradients", "0.50", "0.25", "0.25", "", "", "1e-07"],
+    ]
+    assert "a product of matrices makes 50.0 Gop/s, copying 10.0 GB/s" in " ".join(finished.out.split())
+
+
+def test_attention_that_stops_is_told(command, here, monkeypatch):
+    def stopped(*_: Any) -> Iterator[Any]:
+        yield Rates(5e10, 1e10)
+        raise process.StoppedError("out of memory")
+
+    monkeypatch.setattr(process, "in_fresh_process", stopped)
+    refused(command("benchmark", "attention"), "Nothing was measured: out of memory", "smaller --size")
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
+        (("attention", "--repeats", "0"), ("--repeats 0 measures nothing",)),
+        (("attention", "--size", "0", "5"), ("0 x 5 pixels", "at least 1")),
+        (("attention", "--device", "meta"), ("--device meta cannot be used here",)),
         (("memory", "nothing"), ("'nothing.yaml' does not exist",)),
         (("memory", "mavos_r50+data/nothing"), ("'data/nothing.yaml' does not exist",)),
         (("memory", "growing", "growing"), ("Two recipes are called growing",)),

@@ -232,7 +232,7 @@ def test_mistakes_are_told(command, networks, kind):
         return command("report", kind, video, *words, "--output", to, "--device", "cpu")
 
     refused(draw(), f"report {kind} needs weights", "--weights NAME=FILE")
-    refused(draw("--weights", "a.ckpt"), "--weights a.ckpt is no NAME=FILE", "TAFormer=")
+    refused(draw("--weights", "a.ckpt"), "--weights a.ckpt is no NAME=FILE", "taformer_r50")
     refused(draw("--weights", "a="), "--weights a= is no NAME=FILE")
     twice = draw("--weights", "a=a.ckpt", "--weights", "a=b.ckpt")
     refused(twice, "Two networks are called a,", "--weights NAME=FILE")

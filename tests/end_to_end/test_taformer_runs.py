@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import assert_refused, checkpoint, end, files, start, table
+from runs import REPOSITORY, assert_refused, checkpoint, end, files, start, table
 
 from datamodules.synthetic_files import SyntheticSettings
 from datamodules.synthetic_instances import write_synthetic_youtube_vis
@@ -40,6 +40,10 @@ data:
     workers: 0
     augmentation: {short_sides: [32], longest: 64}
 """
+REAL = REPOSITORY.parent / "shared/data/real"
+real_youtube_vis = pytest.mark.skipif(
+    not (REAL / "ytvis_2019").is_dir(), reason=f"no real sample at {REAL / 'ytvis_2019'}"
+)
 MEASURES = ("AP", "AP50", "AP75", "AR1", "AR10")
 
 
@@ -113,6 +117,25 @@ def test_a_split_without_truth_leaves_a_submission(command, workplace, recipe, v
     assert check(folder / "submission.zip", vis / "youtube_vis_2019/valid.json", benchmark="youtube_vis").sequences == 3
 
 
+@real_youtube_vis
+def test_real_videos_leave_a_submission_and_scores(command, workplace, recipe, run):
+    dataset = REAL / "ytvis_2019"
+    words = ("test", *recipe, f"--data.root={dataset}", f"--data.frames={REAL / 'DAVIS/JPEGImages/480p'}")
+    words += ("--ckpt_path", last(run), "--trainer.callbacks=[]")
+    for split in ("valid", "train"):  # without and with truth
+        finished = command(*words, f"--data.test_split={split}", f"--trainer.logger.name={split}")
+        assert finished.status == 0, finished.err
+    valid, train = (workplace / "runs" / split / "version_0" for split in ("valid", "train"))
+    checked = command(
+        "submission", "check", str(valid / "submission.zip"), str(dataset / "valid.json"), "--benchmark", "youtube_vis"
+    )
+    assert checked.status == 0, checked.err
+    assert {one["video_id"] for one in json.loads((valid / "results.json").read_text())} == {1, 2, 3}
+    scores = score(dataset / "train.json", train, "youtube_vis")
+    for name in MEASURES:
+        assert table(train)[f"test/{name}", 0] == pytest.approx(scores.summary[name], rel=2**-20)
+
+
 def test_two_processes_score_as_one(command, workplace, recipe, run):
     words = ("test", *recipe, "--ckpt_path", last(run))
     one, two = (workplace / "runs" / name / "version_0" for name in ("one", "two"))
@@ -156,7 +179,7 @@ def test_own_videos(command, workplace, vis, run):
         command("segment", "film.mp4", "--output", "o", *weights, "--flip"), "--flip is for videos with a MASK"
     )
     assert_refused(
-        command("segment", "film.mp4", "--output", "o", *weights, "--window", "2"), "--window cannot be used", "overlap"
+        command("segment", "film.mp4", "--output", "o", *weights, "--window", "2"), "--window is 2", "3 or more"
     )
     assert_refused(
         command("segment", "film.mp4", str(vis / "mask.png"), "--output", "o", "--window", "2"), "without a MASK"
@@ -164,8 +187,12 @@ def test_own_videos(command, workplace, vis, run):
     Path("classes.json").write_text(json.dumps({"categories": [{"id": n, "name": f"c{n}"} for n in range(42)]}))
     assert_refused(
         command("segment", "film.mp4", "--output", "o", *weights, "--categories", "classes.json"),
-        "42 outputs",
-        "42 categories",
+        "other categories than",
+        "42 (c0, c1, c2, c3, ...), not 40",
+    )
+    Path("classes.json").write_text('{"categories": []}')
+    assert_refused(
+        command("segment", "film.mp4", "--output", "o", *weights, "--categories", "classes.json"), "says no categories"
     )
 
 
@@ -174,7 +201,7 @@ def test_weights_of_the_other_kind(command, workplace, vis, run, trained):
     folder = str(min((vis / "youtube_vis_2019/valid/JPEGImages").iterdir()))
     following = str(trained / "checkpoints/last.ckpt")
     assert_refused(
-        command("segment", folder, "--output", "o", "--weights", following), "MAVOSNetwork", "follows given masks"
+        command("segment", folder, "--output", "o", "--weights", following), "MAVOSNetwork", "finds no instances"
     )
     mask = workplace / "mask.png"
     write_mask(mask, np.ones((64, 80), np.uint8))
@@ -190,8 +217,9 @@ def test_other_classes(command, workplace, recipe, vis, run):
     for category in content["categories"]:
         category["name"] += "s"
     Path("train.json").write_text(json.dumps(content))
-    finished = command("test", *recipe, "--data.train_file=train.json", "--ckpt_path", last(run))
-    assert_refused(finished, "knows other classes", "weights_may_lack '[class_heads]'")
+    for verb, weights in (("test", "--ckpt_path"), ("test", "--model.weights"), ("fit", "--model.weights")):
+        finished = command(verb, *recipe, "--data.train_file=train.json", f"{weights}={last(run)}")
+        assert_refused(finished, "knows other classes", "weights_may_lack '[class_heads]'")
     words = ("--model.network.classes=91", f"--model.weights={last(run)}", "--trainer.max_steps=1")
     refused = command("fit", *recipe, *words, "--trainer.limit_val_batches=0")
     assert_refused(refused, "class_heads")

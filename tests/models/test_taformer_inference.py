@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from pycocotools import mask as coco
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_vos.callbacks.instances import painted_instances, result_entries, write_results
 from lightning_vos.callbacks.results import OverlayWriter
@@ -196,6 +198,39 @@ def test_exact_geometry_cuts_off_what_the_grid_covers_too_much():
     assert encoded(same, (24, 40), (48, 80), exact_geometry=True) == encoded(
         same, (24, 40), (48, 80), exact_geometry=False
     )
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that an operator makes anew, in bytes."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        given = {one.untyped_storage().data_ptr() for one in tree_leaves(args) if isinstance(one, torch.Tensor)}
+        for one in tree_leaves(output):
+            if isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() not in given:
+                self.size = max(self.size, one.untyped_storage().nbytes())
+        return output
+
+
+def test_masks_of_a_long_video_take_no_more_memory(monkeypatch):
+    """Than those of a short one: of a few frames at a time, and at full size of one."""
+    largest = {}
+    for length in (16, 64):
+        net, mode = network(), Largest()
+
+        def said(frames, sizes, net=net, mode=mode):
+            predictions = type(net).forward(net, frames, sizes)
+            mode.size = 0  # from here on there are masks only
+            return predictions
+
+        monkeypatch.setattr(net, "forward", said)
+        with mode:
+            results = found(moving(length), net, short_side=64)
+        assert {len(one.masks) for one in results} == {length}
+        largest[length] = mode.size
+    assert largest[64] == largest[16] > 0
 
 
 def test_out_of_memory_says_what_to_do():

@@ -129,6 +129,7 @@ def test_predictions_have_the_shapes_they_promise():
         "filters": (3, 2, 6, 169),
         "mask_features": (2, 3, 8, 8, 12),
         "embeddings": (0, 2, 3, 6, 64),  # nobody learns
+        "box_queries": (2, 3, 6, 64),
         "sizes": (2, 2),
     }
     masks = net.masks(found, -1, 1, torch.tensor([4, 0]))

@@ -6,10 +6,12 @@ import pytest
 import tiny
 import torch
 
+from lightning_vos.errors import CheckpointError
 from lightning_vos.models.taformer.criterion import Criterion
 from lightning_vos.models.taformer.decoder import DecoderSettings
 from lightning_vos.models.taformer.encoder import EncoderSettings
 from lightning_vos.models.taformer.network import TAFormerNetwork
+from lightning_vos.published import load_weights, seqformer
 from lightning_vos.structures import Instances
 
 SEQFORMER = {"encoder.st_encoder": False, "decoder.temporal_decoder": False, "contrastive": "none"}
@@ -108,6 +110,32 @@ def test_a_row_of_the_tables_learns(row):
 def test_rows_of_one_result_are_one_model(same):
     """The paper prints one AP for each of these."""
     assert all(parts(ROWS[row]) == parts(ROWS[same[0]]) for row in same)
+
+
+def with_the_rest_shut(net):
+    """The network with no weight on any level but stride 32, in its encoder."""
+    for layer in net.transformer.encoder.layers:
+        for attention in (layer.attention, layer.temporal_attention):
+            slots = (attention.heads * attention.frames, attention.levels, attention.points)
+            for entry, shut in ((attention.attention_weights.weight, 0.0), (attention.attention_weights.bias, -1e4)):
+                entry.unflatten(0, slots)[:, [0, 1, 3]] = shut
+    return net
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+@torch.no_grad()
+def test_a_network_of_one_level_takes_its_rows_from_one_of_all(tmp_path, is_published):
+    one, every = network(ROWS["5, 1 and 1"]), network(ROWS["5, 4 and 4"])
+    state, path = every.state_dict(), tmp_path / "weights.pth"
+    torch.save(seqformer.to_published(state) if is_published else state, path)
+    with pytest.raises(CheckpointError, match="16 entries of another shape"):
+        load_weights(one, path)
+    line = load_weights(one, path, ["transformer.encoder"])
+    assert line.endswith("16 of which place points on all levels: the rows of stride 32 are taken.")
+    frames, sizes = torch.rand(1, 3, 3, 40, 48), torch.tensor([[40, 48]])
+    found, expected = one.eval()(frames, sizes), with_the_rest_shut(every.eval())(frames, sizes)
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.boxes, expected.boxes)
 
 
 @pytest.mark.parametrize("reading", READINGS)

@@ -5,7 +5,7 @@ Shapes: B clips, T frames, S levels, P tokens of all levels of a frame, C channe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -25,6 +25,7 @@ from lightning_vos.models.taformer.positions import temporal_position
 Fusion = Literal["add", "concat", "dynamic"]
 Boundary = Literal["mask", "reflect", "clamp"]
 TemporalPosition = Literal["normalized", "index", "none"]
+_LEVELS = 4  # of the networks: strides 8 to 64
 _SINGLE_LEVEL = 2  # stride 32
 
 
@@ -330,3 +331,30 @@ def _of_levels(values: Tensor, shapes: Shapes, levels: slice) -> tuple[Tensor, S
     """The values of some levels of a frame, (B, P, M, D), and their shapes."""
     parts = values.split([height * width for height, width in shapes], dim=1)[levels]
     return torch.cat(parts, dim=1) if len(parts) < len(shapes) else values, shapes[levels]
+
+
+def of_single_level(network: nn.Module, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those entries that place points on all levels where the network looks at stride 32 alone, cut down to it.
+
+    Of Table 5 the paper says that weights are converted "adaptively", and not how: here the rows of that level are
+    taken, and their softmax is over its points alone.
+
+    Args:
+        network: The network that the entries are for.
+        entries: Entries of state dicts that have another shape in it.
+    """
+    own, found = network.state_dict(), {}
+    for name, module in network.named_modules():
+        if not isinstance(module, DeformableSampling) or module.levels > 1:
+            continue
+        for part in (
+            "sampling_offsets.weight",
+            "sampling_offsets.bias",
+            "attention_weights.weight",
+            "attention_weights.bias",
+        ):
+            key = f"{name}.{part}"
+            if key in entries and len(entries[key]) == _LEVELS * len(own[key]):
+                levels = entries[key].unflatten(0, (module.heads * module.frames, _LEVELS, -1))
+                found[key] = levels[:, _SINGLE_LEVEL].flatten(0, 1)
+    return found

@@ -238,18 +238,19 @@ def _in_clip(
 def _link(instances: list[_Instance], found: Sequence[_Instance], shared: range) -> None:
     """Continue the instances so far with those of a window, and add its new ones."""
     linked: set[int] = set()
-    if instances and found:
+    earlier = [one for one in instances if any(frame in one.masks for frame in shared)]
+    if earlier and found:
         ours, theirs = (
-            [result_track([one.masks.get(frame) for frame in shared]) for one in side] for side in (found, instances)
+            [result_track([one.masks.get(frame) for frame in shared]) for one in side] for side in (found, earlier)
         )
         iou = torch.from_numpy(track_iou(ours, theirs))
         rows, columns = (
-            F.normalize(torch.stack([one.mean_scores for one in side]), dim=1) for side in (found, instances)
+            F.normalize(torch.stack([one.mean_scores for one in side]), dim=1) for side in (found, earlier)
         )
         likeness = torch.where(iou >= _SAME, iou * (rows @ columns.T), 0)
         while likeness.max() > 0:
             row, column = divmod(int(likeness.argmax()), likeness.shape[1])
-            instances[column].go_on_as(found[row])
+            earlier[column].go_on_as(found[row])
             linked.add(row)
             likeness[row] = likeness[:, column] = 0
     instances += [one for number, one in enumerate(found) if number not in linked]

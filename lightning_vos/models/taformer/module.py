@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from lightning_vos.callbacks.results import SubmissionWriter, gathered
 from lightning_vos.errors import ConfigError
 from lightning_vos.evaluation.scores import Scores
 from lightning_vos.evaluation.youtube_vis import GroundTruth, Results, Track, Tracks, Video, result_track, score_tracks
+from lightning_vos.io.checkpoints import read_checkpoint
 from lightning_vos.models.taformer.criterion import Criterion
 from lightning_vos.models.taformer.inference import InferenceSettings, find_instances
 from lightning_vos.models.taformer.network import TAFormerNetwork
@@ -146,6 +148,24 @@ class TAFormer(VideoModule):
         for name, part in result.parts.items():
             self.log(f"train/{name}", part[-1])  # of the last decoder layer
         return result.total
+
+    def on_fit_start(self) -> None:
+        """Start from weights, which must know the categories of the data unless their class heads start anew.
+
+        Raises:
+            CheckpointError: if the weights cannot be had or do not fit.
+            ConfigError: if they know other categories.
+        """
+        super().on_fit_start()
+        categories = getattr(self.trainer.datamodule, _CATEGORIES, None)  # type: ignore[attr-defined]
+        if categories is not None:
+            self._categories(categories)
+
+    def _has_weights(self) -> bool:
+        has_weights = super()._has_weights()
+        if self.trainer.ckpt_path is None and self.weights is not None and "class_heads" not in self.weights_may_lack:
+            self._trained_on = read_checkpoint(Path(self.weights)).get(_CATEGORIES)
+        return has_weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the categories: the same class is another one in another dataset."""

@@ -159,7 +159,7 @@ class TAFormerNetwork(nn.Module):
             filters=self.filter_head(output.instances),
             mask_features=torch.cat(mask_features, dim=1),
             embeddings=self._embeddings(output.box_queries),
-            box_queries=output.box_queries[-1],
+            box_queries=output.box_queries[-1].clone(),  # a view would keep those of all layers
             sizes=sizes,
         )
 
