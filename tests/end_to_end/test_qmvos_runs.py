@@ -209,6 +209,7 @@ def test_late_objects_of_a_real_video(command, workplace, recipe, qmvos):
         assert (inside == object_id).mean() > 0.9
 
 
+@pytest.mark.slow  # the default suite keeps MAVOS
 def test_two_processes_score_as_one(command, workplace, recipe, qmvos):
     words = ("test", *recipe, "--ckpt_path", last(qmvos))
     one, two = (workplace / "runs" / name / "version_0" for name in ("one", "two"))

@@ -121,6 +121,7 @@ def test_masks_of_images_without_truth_are_a_submission(command, workplace, reci
     assert Path("voc.tar.gz").stat().st_size > 0
 
 
+@pytest.mark.slow  # the default suite keeps MAVOS
 def test_two_processes_test_as_one(command, workplace, recipe, run):
     words = ["test", *recipe, "--ckpt_path", last(run)]
     alone = command(*words, "--trainer.logger.name=one")
@@ -136,6 +137,7 @@ def test_two_processes_test_as_one(command, workplace, recipe, run):
     assert table(two)["test/mIoU", 0] == table(one)["test/mIoU", 0]
 
 
+@pytest.mark.slow  # the default suite keeps MAVOS
 def test_two_processes_train(workplace, fit):
     status, out = end(start(*fit, "--trainer.strategy=ddp", "--trainer.devices=2"))
     assert status == 0, out

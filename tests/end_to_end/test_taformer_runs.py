@@ -136,6 +136,7 @@ def test_real_videos_leave_a_submission_and_scores(command, workplace, recipe, r
         assert table(train)[f"test/{name}", 0] == pytest.approx(scores.summary[name], rel=2**-20)
 
 
+@pytest.mark.slow  # the default suite keeps MAVOS
 def test_two_processes_score_as_one(command, workplace, recipe, run):
     words = ("test", *recipe, "--ckpt_path", last(run))
     one, two = (workplace / "runs" / name / "version_0" for name in ("one", "two"))
@@ -153,6 +154,7 @@ def test_two_processes_score_as_one(command, workplace, recipe, run):
         assert table(two)[f"test/{name}", 0] == table(one)[f"test/{name}", 0]
 
 
+@pytest.mark.slow  # the default suite keeps MAVOS
 def test_two_processes_train(workplace, recipe):
     words = ("fit", *recipe, "--trainer.max_steps=2", "--trainer.limit_val_batches=0")
     status, out = end(start(*words, "--trainer.strategy=ddp", "--trainer.devices=2"))

@@ -105,6 +105,7 @@ def test_what_is_logged_is_what_score_says(command, workplace, recipe, images, r
     assert {path.name for path in (folder / "overlays").iterdir()} == {f"val-{n:06}.jpg" for n in range(5)}
 
 
+@pytest.mark.slow  # the default suite keeps MAVOS
 def test_two_processes_score_and_predict_as_one(command, workplace, recipe, run):
     words = ("test", *recipe, "--ckpt_path", last(run))
     one, two = (workplace / "runs" / name / "version_0" for name in ("one", "two"))
@@ -120,6 +121,7 @@ def test_two_processes_score_and_predict_as_one(command, workplace, recipe, run)
         assert table(two)[f"test/{name}", 0] == table(one)[f"test/{name}", 0]
 
 
+@pytest.mark.slow  # the default suite keeps MAVOS
 def test_two_processes_train(workplace, recipe):
     words = ("fit", *recipe, "--trainer.max_steps=2", "--trainer.limit_val_batches=0")
     status, out = end(start(*words, "--trainer.strategy=ddp", "--trainer.devices=2"))

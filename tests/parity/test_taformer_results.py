@@ -44,7 +44,9 @@ class Outputs(torch.nn.Module):
 
     def forward(self, frames: torch.Tensor, sizes: torch.Tensor) -> types.SimpleNamespace:
         assert frames.shape[1] == self.stored.shape[1]
-        return types.SimpleNamespace(logits=self.logits)
+        return types.SimpleNamespace(
+            logits=self.logits, box_queries=torch.zeros(1, frames.shape[1], self.logits.shape[2], 1)
+        )
 
     def masks(self, predictions, layer: int, clip: int, queries: torch.Tensor, frames: slice) -> torch.Tensor:
         return self.stored[queries, frames]
