@@ -21,6 +21,7 @@ from lightning_vos.layers.swin import SWIN_FROM_PUBLISHED, Swin
 
 _NETWORK_WAIT = 1.5  # seconds to find out that there is no network
 _TAKES_ANY_SIZE = "Choose a model that takes any size, such as resnet50, convnext_tiny, swin_base_patch4_window7_224."
+_OPTION = "--model.network.backbone.start_weights"
 _FILES = ("model.safetensors", "pytorch_model.bin")  # of weights on the hub
 
 
@@ -186,7 +187,7 @@ class Backbone(nn.Module):
         """
         if self.start_weights is None:
             return
-        state = start_state(self.start_weights)
+        state = start_state(self.start_weights, _OPTION)
         for mark, table in _OTHER_LAYOUTS.items():
             if mark in state:
                 parts = {name: name.rpartition(".") for name in state}
@@ -239,18 +240,22 @@ def _stage_of(body: Any, name: str, stride: int) -> int:
     return stages[0]
 
 
-def start_state(weights: str) -> dict[str, Tensor]:
+def start_state(weights: str, option: str) -> dict[str, Tensor]:
     """The entries of a pretrained timm model, such as `resnet50.tv_in1k`, or of a local file.
+
+    Args:
+        weights: Its name or path.
+        option: The option of the command that names others, for messages.
 
     Raises:
         CheckpointError: if they cannot be had, within two seconds when there is no network.
     """
     path = Path(weights)
     is_file = path.suffix in {".pth", ".pt", ".safetensors", ".bin", ".ckpt"} or len(path.parts) > 1
-    return read_state_dict(path) if is_file else _pretrained_state(weights)
+    return read_state_dict(path) if is_file else _pretrained_state(weights, option)
 
 
-def _pretrained_state(name: str) -> dict[str, Tensor]:
+def _pretrained_state(name: str, option: str) -> dict[str, Tensor]:
     if not timm.is_model_pretrained(name):
         raise CheckpointError(
             f"timm has no pretrained weights called {name!r}. Give a name such as resnet50.tv_in1k, a file, or null."
@@ -267,8 +272,7 @@ def _pretrained_state(name: str) -> dict[str, Tensor]:
     except (OSError, HfHubHTTPError) as error:
         raise CheckpointError(
             f"Start weights {name!r} cannot be had: they are not in the local cache, and {error}. "
-            "Connect, or name a local file or null (random) by --model.network.backbone.start_weights, or a whole "
-            "model by --model.weights FILE."
+            f"Connect, or name a local file or null (random) by {option}, or a whole model by --model.weights FILE."
         ) from error
 
 

@@ -1,26 +1,21 @@
-"""What LightningModules share: start weights and costs; of semi-supervised ones, whole-video evaluation and scores."""
+"""What the LightningModules of semi-supervised methods share: evaluation of whole videos and their scores."""
 
 from __future__ import annotations
 
-import resource
-import sys
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import lightning.pytorch as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.results import MaskWriter, ScoreWriter, SubmissionWriter
-from lightning_vos.errors import ConfigError
 from lightning_vos.metrics.region_boundary import RegionBoundary
 from lightning_vos.metrics.sequence import SequenceScorer
+from lightning_vos.module import MethodModule
 from lightning_vos.structures import ScoredVideo
 from lightning_vos.vos.track import Remembering, track
 
@@ -29,7 +24,6 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.callbacks import Callback
 
-    from lightning_vos.models.taformer.network import TAFormerNetwork
     from lightning_vos.vos.canvas import View
     from lightning_vos.vos.network import VOSNetwork
 
@@ -41,117 +35,13 @@ _GROUPED = tuple(f"{name}_{group}" for name in ("J", "F") for group in ("seen", 
 _VARIATION = ("V", "V_seen", "V_unseen")
 
 
-class VideoModule(L.LightningModule):
-    """What all methods that see whole videos at test share: start weights, what cannot run, what a test costs.
-
-    Args:
-        network: The network.
-        weights: A checkpoint of ours or a published file to start from, for training and for testing.
-        weights_may_lack: Beginnings of entry names that `weights` need not have, such as `policy`, or the network.
-
-    Logs `test/FPS`, `test/peak_memory_gb` and `test/parameters`.
-    """
-
-    def __init__(
-        self,
-        network: VOSNetwork[Any] | TAFormerNetwork,
-        weights: str | None = None,
-        weights_may_lack: Sequence[str] = (),
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.weights = weights
-        self.weights_may_lack = tuple(weights_may_lack)
-        self.frames, self.seconds = 0, 0.0  # that a test has seen, and what the network needed for them
-
-    def on_fit_start(self) -> None:
-        """Start from `weights`, else from what the network's recipe starts from.
-
-        Raises:
-            CheckpointError: if the weights cannot be had or do not fit.
-        """
-        if not self._has_weights():
-            self.network.load_start_weights()
-
-    def on_validation_start(self) -> None:
-        """Load `weights` where a checkpoint is not what is validated; errors as `on_test_start`."""
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self._need_weights()
-
-    def on_test_start(self) -> None:
-        """Load `weights` where a checkpoint is not what is tested.
-
-        Raises:
-            CheckpointError: if the weights cannot be had or do not fit.
-            ConfigError: if there is nothing to test with.
-        """
-        self._need_weights()
-
-    def on_predict_start(self) -> None:
-        """Load `weights` where a checkpoint is not what predicts; errors as `on_test_start`."""
-        self._need_weights()
-
-    def _has_weights(self) -> bool:
-        """Whether a checkpoint was restored, or `weights` are there, which are loaded then."""
-        if self.trainer.ckpt_path is not None:
-            return True
-        if self.weights is None:
-            return False
-        # Published layouts know the networks they belong to, so they can only be asked for here.
-        from lightning_vos.published import load_weights
-
-        rank_zero_info(load_weights(self.network, Path(self.weights), self.weights_may_lack))
-        return True
-
-    def _need_weights(self) -> None:
-        if not self._has_weights():
-            raise ConfigError(
-                "There are no weights to run with: random ones give random masks.\n"
-                "Name a run of this recipe: --ckpt_path best (or last, or a file), or weights: --model.weights FILE."
-            )
-
-    def setup(self, stage: str) -> None:
-        """Refuse what cannot run.
-
-        Raises:
-            ConfigError: if all of the network were to be in half precision.
-        """
-        if str(self.trainer.precision) in {"16-true", "bf16-true"}:
-            raise ConfigError(
-                f"trainer.precision is {self.trainer.precision}, but masks need 32 bit.\n"
-                "Use 16-mixed or bf16-mixed, which compute in half precision where that is safe."
-            )
-
-    def forget_costs(self) -> None:
-        """Begin to measure anew."""
-        self.frames, self.seconds = 0, 0.0
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def log_costs(self) -> None:
-        """Log the speed of all ranks together, the peak of memory and the size of the network."""
-        # A collective call: a rank whose videos have one frame each makes it as well.
-        counted = self.all_gather(torch.tensor([self.frames, self.seconds], device=self.device))
-        frames, seconds = cast("torch.Tensor", counted).reshape(-1, 2).sum(dim=0)
-        self.log("test/FPS", frames / seconds)
-        self.log("test/peak_memory_gb", self._peak_memory(), reduce_fx="max", sync_dist=True)
-        self.log("test/parameters", float(sum(p.numel() for p in self.network.parameters())))
-
-    def _peak_memory(self) -> float:
-        """Gigabytes (1e9 bytes): allocated on the GPU since the test began, or resident since the process began."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 1e9
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-class VOSModule(VideoModule):
+class VOSModule(MethodModule):
     """Validates, tests and predicts whole videos with a network; a subclass adds how it is trained.
 
     Args:
         network: The network.
-        weights: As `VideoModule`.
-        weights_may_lack: As `VideoModule`.
+        weights: As `MethodModule`.
+        weights_may_lack: As `MethodModule`.
         activation_checkpointing: Whether training keeps what passes between the steps of a clip alone, and computes the
             inside of each step again in the backward pass: less memory, more time, and the same gradients where batch
             norms are frozen. Others see a frame at a time, and twice.

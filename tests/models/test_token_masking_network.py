@@ -305,7 +305,7 @@ def plain():
 def pretrained(plain, monkeypatch):
     """timm's weights are those of `plain`; a dictionary to spoil."""
     state = dict(plain[0])
-    monkeypatch.setattr(backbones, "_pretrained_state", lambda name: state if name == NAME else None)
+    monkeypatch.setattr(backbones, "_pretrained_state", lambda name, option: state if name == NAME else None)
     return state
 
 
@@ -387,6 +387,14 @@ def test_start_weights_of_a_file_or_none(tmp_path, plain):
     assert torch.equal(net.vit.positions[:, 3], plain[0]["pos_embed"][:, 0])
     net.start_weights = str(tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="does not exist"):
+        net.load_start_weights()
+
+
+def test_start_weights_that_cannot_be_had_are_refused_by_their_option(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    net = TokenMaskingNetwork(4, ViTSettings(**TIMM), "deit_base_patch16_224.fb_in1k")
+    with pytest.raises(CheckpointError, match=r"cannot be had.* by --model\.network\.start_weights, or"):
         net.load_start_weights()
 
 

@@ -93,7 +93,7 @@ class ValueEncoder(nn.Module):
         Raises:
             CheckpointError: if the weights cannot be had, or are not those of this ResNet.
         """
-        state, own = start_state(weights), self.body.state_dict()
+        state, own = start_state(weights, "--model.network.value_start_weights"), self.body.state_dict()
         stem = state.get("conv1.weight", torch.empty(0))
         if stem.shape[1:] == (3, 7, 7):
             planes = torch.empty(stem.shape[0], own["conv1.weight"].shape[1] - 3, 7, 7)

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,13 @@ from lightning_vos.callbacks.results import SubmissionWriter, gathered
 from lightning_vos.errors import ConfigError
 from lightning_vos.evaluation.scores import Scores
 from lightning_vos.evaluation.youtube_vis import GroundTruth, Results, Track, Tracks, Video, result_track, score_tracks
-from lightning_vos.io.checkpoints import read_checkpoint
 from lightning_vos.models.taformer.criterion import Criterion
 from lightning_vos.models.taformer.inference import InferenceSettings, find_instances
 from lightning_vos.models.taformer.network import TAFormerNetwork
 from lightning_vos.models.taformer.separation import Separation, found_separation
+from lightning_vos.module import MethodModule
 from lightning_vos.optim import StepSchedule, training_steps
 from lightning_vos.structures import InstanceClip, InstanceResult, ScoredInstanceVideo
-from lightning_vos.vos.module import VideoModule
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -64,11 +62,11 @@ class EvaluatedVideo:
     separation: Separation | None
 
 
-class TAFormer(VideoModule):
+class TAFormer(MethodModule):
     """Trains a `TAFormerNetwork` on clips of annotated frames; with a network without additions it trains SeqFormer.
 
     Logs `val/AP`, `val/AP50`, `val/AP75`, `val/AR1` and `val/AR10` in percent, as the evaluation of YouTube-VIS gives
-    them for all videos together; in a test the same under `test/`, with what `VideoModule` logs, and
+    them for all videos together; in a test the same under `test/`, with what `MethodModule` logs, and
     `test/box_cosine_within` and `test/box_cosine_between`, from -1 to 1: how alike the box queries of one instance are,
     and those of different ones, as `query_separation` compares them, the mean over the videos in which it can. The
     speed counts the network, resizing masks to the size of the video and encoding them.
@@ -84,12 +82,14 @@ class TAFormer(VideoModule):
         backbone_factor: What the learning rate is multiplied with for the backbone.
         offsets_factor: The same for sampling offsets and reference points.
         inference: How whole videos are shown to the network.
-        weights: As `VideoModule`.
-        weights_may_lack: As `VideoModule`, such as `class_heads` for weights that know other classes.
+        weights: As `MethodModule`.
+        weights_may_lack: As `MethodModule`, such as `class_heads` for weights that know other classes.
 
     Raises:
         ValueError: if a factor is below 0.
     """
+
+    class_entries = ("class_heads",)
 
     def __init__(
         self,
@@ -160,12 +160,6 @@ class TAFormer(VideoModule):
         categories = getattr(self.trainer.datamodule, _CATEGORIES, None)  # type: ignore[attr-defined]
         if categories is not None:
             self._categories(categories)
-
-    def _has_weights(self) -> bool:
-        has_weights = super()._has_weights()
-        if self.trainer.ckpt_path is None and self.weights is not None and "class_heads" not in self.weights_may_lack:
-            self._trained_on = read_checkpoint(Path(self.weights)).get(_CATEGORIES)
-        return has_weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the categories: the same class is another one in another dataset."""

@@ -7,34 +7,24 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_vos.callbacks.label_maps import (
-    ClassMapWriter,
-    LabelMapScoreWriter,
-    LabelMapWriter,
-    is_there,
-    tell_label_map,
-)
+from lightning_vos.callbacks.label_maps import ClassMapWriter
 from lightning_vos.errors import ConfigError
-from lightning_vos.evaluation.scores import Scores
-from lightning_vos.evaluation.semantic import ClassSet, measures
-from lightning_vos.metrics.label_maps import ImageLabels, LabelMapConfusion
+from lightning_vos.metrics.label_maps import ImageLabels
 from lightning_vos.models.token_masking.criterion import Criterion
 from lightning_vos.models.token_masking.inference import MapSettings, class_maps
+from lightning_vos.models.token_masking.label_map_module import LabelMapModule
 from lightning_vos.models.token_masking.masking import MaskingSchedule, draw_masked
 from lightning_vos.models.token_masking.network import TokenMaskingNetwork
 from lightning_vos.models.token_masking.pseudo_masks import (
@@ -46,24 +36,21 @@ from lightning_vos.models.token_masking.pseudo_masks import (
 )
 from lightning_vos.optim import CosineSchedule, PolynomialSchedule, StepSchedule, training_steps
 from lightning_vos.structures import LabelledImages, ScoredImage
-from lightning_vos.vos.module import VideoModule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 _MASKING, _CRITERION, _MAPS, _PSEUDO_MASKS = MaskingSchedule(), Criterion(), MapSettings(), PseudoMaskSettings()
 _SCHEDULE = CosineSchedule(warmup=5 / 60)
-_QUICK = (TrainerFn.FITTING, TrainerFn.VALIDATING)  # one pass over every image
 _UNDECAYED = ("token", "position", "register")
-_CLASSES = "classes"  # key of a checkpoint: names
 _BACKGROUND = "background"
 _MASK_DRAWS = 1  # tells the draws of masks from all others of a step
 
 
-class TokenMasking(VideoModule):
+class TokenMasking(LabelMapModule):
     """Trains a `TokenMaskingNetwork` on image-level labels, and makes label maps of its attention.
 
     The paper says neither optimizer nor learning rates: the defaults are MCTformer's for batches of 64, which has a
@@ -79,8 +66,9 @@ class TokenMasking(VideoModule):
         gate_factor: What the learning rate is multiplied with for gates.
         maps: Where label maps come from. Validation looks at an image once, at its own size.
         pseudo_masks: How maps become label maps.
-        weights: As `VideoModule`.
-        weights_may_lack: As `VideoModule`, such as `classifier` for weights that know other classes.
+        weights: As `LabelMapModule`.
+        weights_may_lack: As `LabelMapModule`, such as `classifier`, `vit.class_tokens` and `vit.positions` for weights
+            that know other classes.
 
     Raises:
         ValueError: if the loss is of a patch head that the network lacks, or `gate_factor` is below 0.
@@ -89,6 +77,8 @@ class TokenMasking(VideoModule):
     them in each layer; `val/mAP` and `val/F1` of the labels, `val/mIoU` of the label maps, in percent, and the same
     under `test/` with what a test costs, and `test/open_heads`.
     """
+
+    class_entries = ("classifier", "vit.class_tokens")
 
     def __init__(
         self,
@@ -103,47 +93,36 @@ class TokenMasking(VideoModule):
         weights: str | None = None,
         weights_may_lack: Sequence[str] = (),
     ) -> None:
-        super().__init__(cast("Any", network), weights, weights_may_lack)
+        super().__init__(network, weights, weights_may_lack)
         if gate_factor < 0:
             raise ValueError(f"TokenMasking: gate_factor={gate_factor}, expected 0 or more")
         if criterion.patch_weight > 0 and network.patch_head is None:
             raise ValueError("TokenMasking: criterion.patch_weight is above 0, but network.patch_head is false")
-        self.network: TokenMaskingNetwork = network  # type: ignore[assignment]
+        self.network: TokenMaskingNetwork
         self.masking, self.criterion = masking, criterion
         self.optimizer, self.schedule, self.gate_factor = optimizer, schedule, gate_factor
         self.maps, self.pseudo_masks = maps, pseudo_masks
         if network.patch_head is not None:
             network.patch_head.requires_grad_(criterion.patch_weight > 0)
-        self.scores: Scores | None = None  # of the last evaluation, if there were any masks
-        self._confusion = LabelMapConfusion()
         self._labels = ImageLabels(network.classes - self._has_background_token)
         self._known_labels: dict[str, Tensor] = {}  # of images to predict, where label maps depend on them
-        self._trained_on: Sequence[str] | None = None
 
     @property
     def _has_background_token(self) -> bool:
         return self.pseudo_masks.background == "token"
 
-    def configure_callbacks(self) -> Sequence[Callback]:
-        """Label maps and scores of `test` and `predict` are always written."""
-        listed: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        own = [] if any(isinstance(callback, LabelMapWriter) for callback in listed) else [LabelMapWriter()]
-        return [*own, LabelMapScoreWriter()]
-
     def setup(self, stage: str) -> None:
         """Refuse what cannot run.
 
         Raises:
-            ConfigError: if the data has another number of classes than the network, or as `VideoModule`.
+            ConfigError: The data has masks to train on; or as `LabelMapModule`.
         """
         super().setup(stage)
-        names = self._class_names
-        if len(names) != self.network.classes:
-            token = ", background is one of them (model.pseudo_masks.background=token)" * self._has_background_token
+        if stage == "fit" and getattr(self._data, "train_masks", None) is not None:
             raise ConfigError(
-                f"The data has {len(names)} classes{token}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}\n"
-                f"  the network has {self.network.classes}.\n"
-                f"Set --model.network.classes={len(names)}."
+                f"data.train_masks is {self._data.train_masks}, but TokenMasking learns from labels of images alone.\n"
+                "Leave it out; or train SegmentationFromMasks, the second stage, on these masks: with\n"
+                "configs/segmentation_voc.yaml, segmentation_coco.yaml or segmentation_dfc2020.yaml."
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -206,61 +185,25 @@ class TokenMasking(VideoModule):
         if not self.masking.steps:
             return 0
         loader: Any = self.trainer.train_dataloader
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return int(self.global_step * data.items_a_step // len(loader.dataset.images.names))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the classes: the same output is another class in another dataset."""
-        checkpoint[_CLASSES] = list(self._class_names)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember which classes the weights know."""
-        self._trained_on = checkpoint.get(_CLASSES)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last evaluation."""
-        self._begin()
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the last evaluation and its costs."""
-        self._begin()
+        return int(self.global_step * self._data.items_a_step // len(loader.dataset.images.names))
 
     def on_predict_epoch_start(self) -> None:
         """Find the labels of the images, if their label maps depend on them."""
-        self._begin()
+        super().on_predict_epoch_start()
         if self.pseudo_masks.labels == "image":
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            rows = data.label_table(data.predict_split).rows
+            rows = self._data.label_table(self._data.predict_split).rows
             self._known_labels = {name: torch.from_numpy(row).float() for name, row in rows.items()}
 
     def _begin(self) -> None:
-        names = self._class_names
-        if self._trained_on is not None and list(self._trained_on) != list(names):
-            raise ConfigError(
-                f"The checkpoint knows other classes than the data has: {', '.join(self._trained_on[:5])}, ..., not "
-                f"{', '.join(names[:5])}, ...\n"
-                "Use it on data with the classes of its training; to train it on these: --model.weights FILE "
-                "--model.weights_may_lack '[classifier, vit.class_tokens]'."
-            )
-        self._confusion.reset()
+        super()._begin()
         self._labels.reset()
-        self.scores = None
-        self.forget_costs()
 
-    def validation_step(self, batch: ScoredImage, batch_idx: int) -> None:
-        """Score one image."""
-        self._evaluate(batch)
+    def evaluate(self, sample: ScoredImage) -> NDArray[np.uint8]:
+        """Merge the class maps of an image.
 
-    def test_step(self, batch: ScoredImage, batch_idx: int) -> None:
-        """Score one image and hand its label map to the callbacks."""
-        tell_label_map(self.trainer, batch, self._evaluate(batch))
-
-    def predict_step(self, batch: ScoredImage, batch_idx: int) -> None:
-        """Hand the label map of an image to the callbacks, unless they have it already."""
-        if not is_there(self.trainer, batch.image.name):
-            tell_label_map(self.trainer, batch, self._evaluate(batch))
-
-    def _evaluate(self, sample: ScoredImage) -> NDArray[np.uint8]:
+        Raises:
+            ConfigError: They are to be merged by labels that are not public.
+        """
         image, truth = sample.image, sample.truth
         known = self._known_labels.get(image.name) if truth is None else truth.labels
         if known is None and self.pseudo_masks.labels == "image":
@@ -272,23 +215,19 @@ class TokenMasking(VideoModule):
         maps, probabilities = class_maps(self.network, image.pixels, self._map_settings)
         merging: dict[str, Any] = {"labels": self._with_background(known), "image": image.pixels}
         labels = label_map(maps, probabilities, image.size, self._values, self.pseudo_masks, **merging)
-        self.seconds += time.perf_counter() - began  # the label map is on the host: nothing is still being computed
-        self.frames += 1
+        self.score(sample, labels, time.perf_counter() - began)
         if truth is not None:
             self._labels.update(sample.number, probabilities[-len(truth.labels) :], truth.labels)
-            if truth.mask is not None:
-                self._confusion.update(sample.number, truth.mask.cpu().numpy(), labels)
         self._keep_maps(sample, maps, probabilities, merging)
         return labels
 
     @property
     def _map_settings(self) -> MapSettings:
         """How images are looked at: once in a validation."""
-        is_quick = self.trainer.state.fn in _QUICK
-        return replace(self.maps, scales=(1.0,), flip=False) if is_quick else self.maps
+        return replace(self.maps, scales=(1.0,), flip=False) if self._is_quick else self.maps
 
     def _keep_maps(self, sample: ScoredImage, maps: Tensor, probabilities: Tensor, merging: dict[str, Any]) -> None:
-        if self.trainer.state.fn in _QUICK:
+        if self._is_quick:
             return
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
@@ -302,58 +241,30 @@ class TokenMasking(VideoModule):
         return nn.functional.pad(labels, (1, 0), value=1.0)
 
     @property
-    def _class_names(self) -> tuple[str, ...]:
-        """The classes of the network, as the data calls them."""
-        names: tuple[str, ...] = self.trainer.datamodule.class_names  # type: ignore[attr-defined]
-        return (_BACKGROUND, *names) if self._has_background_token else tuple(names)
-
-    @property
-    def _class_set(self) -> ClassSet:
-        class_set: ClassSet = self.trainer.datamodule.class_set  # type: ignore[attr-defined]
-        return class_set
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the network, as the data calls them; the first is background where it has a token."""
+        names: tuple[str, ...] = tuple(self._data.class_names)
+        return (_BACKGROUND, *names) if self._has_background_token else names
 
     @property
     def _values(self) -> PixelValues:
-        return pixel_values(self._class_set, self._class_names)
+        return pixel_values(self._class_set, self.class_names)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of all images of all ranks."""
-        self._end("val")
+    def measured(self, summary: Mapping[str, float]) -> dict[str, float]:
+        """How well labels are known, and label maps."""
+        known = self._labels.compute()
+        return {"mAP": known.mean_average_precision, "F1": known.f1, "mIoU": summary["mIoU"]}
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores of all images of all ranks, speed, memory and size."""
-        self._end("test")
+        """Log the share of open heads, too."""
+        super().on_test_epoch_end()
         if self.network.gates is not None:
             self.log("test/open_heads", self.network.gates.open().float().mean())
-        self.log_costs()
 
-    def _end(self, stage: str) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*was called before the ``update`` method")  # nothing has truth
-            counts, known = self._confusion.compute(), self._labels.compute()  # collective calls: every rank makes them
-        summary, categories = measures(counts, self._class_set, "counted")
-        logged = {"mAP": known.mean_average_precision, "F1": known.f1, "mIoU": summary["mIoU"]}
-        if counts.any():
-            self.scores = Scores("semantic", self.protocol(), summary | logged, categories=categories)
-        for name, value in logged.items():
-            if stage == "val" or not np.isnan(value):  # a best checkpoint is chosen by a validation
-                self.log(f"{stage}/{name}", value, prog_bar=name == "mIoU")
-
-    def protocol(self) -> str:
-        """One sentence: what label maps and their scores are of."""
-        data, fn = self.trainer.datamodule, self.trainer.state.fn  # type: ignore[attr-defined]
-        split = "val" if fn in _QUICK else data.predict_split if fn == TrainerFn.PREDICTING else "test"
-        return f"{data.describe(split)[0]}: {self._map_settings.describe()}; {self.pseudo_masks.describe()}"
+    def describe(self) -> str:
+        """Where label maps come from."""
+        return f"{self._map_settings.describe()}; {self.pseudo_masks.describe()}"
 
     def made_with(self) -> dict[str, Any]:
-        """What label maps depend on: weights, by a checksum, and settings."""
-        checksum = 0
-        for value in self.network.state_dict().values():
-            checksum = zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
-        return {
-            "protocol": self.protocol(),
-            "weights": f"{checksum:08x}",
-            "maps": asdict(self.maps),
-            "pseudo_masks": asdict(self.pseudo_masks),
-            "classes": list(self._class_names),
-        }
+        """What label maps depend on."""
+        return super().made_with() | {"maps": asdict(self.maps), "pseudo_masks": asdict(self.pseudo_masks)}

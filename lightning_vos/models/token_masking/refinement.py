@@ -29,7 +29,7 @@ def pixel_adaptive_refinement(
     """Let each pixel of maps be the mean of its neighbours, again and again, those of its own colour above all.
 
     Neighbours lie in 8 directions at several distances. How much one counts is the softmax of its difference in colour,
-    and a little of its distance (pixel-adaptive refinement of "Learning Affinity from Attention", Sec. 3.4). Both are
+    and a little of its distance (pixel-adaptive refinement of "Learning Affinity from Attention"). Both are
     measured in standard deviations over the neighbours, so that neither the scale of a band matters nor its offset.
 
     Args:

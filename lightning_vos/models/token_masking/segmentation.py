@@ -7,41 +7,32 @@ pixels that the network sees.
 from __future__ import annotations
 
 import time
-import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_vos.callbacks.label_maps import LabelMapScoreWriter, LabelMapWriter, is_there, tell_label_map
 from lightning_vos.errors import ConfigError
-from lightning_vos.evaluation.scores import Scores
-from lightning_vos.evaluation.semantic import ClassSet, measures
-from lightning_vos.metrics.label_maps import LabelMapConfusion
+from lightning_vos.models.token_masking.label_map_module import LabelMapModule
 from lightning_vos.models.token_masking.segmentation_networks import SegmentationNetwork
 from lightning_vos.optim import PolynomialSchedule, parameter_groups, training_steps
 from lightning_vos.structures import MaskedImages, ScoredImage
-from lightning_vos.vos.module import VideoModule
 
 if TYPE_CHECKING:
-    from lightning.pytorch.callbacks import Callback
+    from collections.abc import Mapping
+
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 _NOT_LEARNT = 255
-_QUICK = (TrainerFn.FITTING, TrainerFn.VALIDATING)  # one look at every image
 _UNDECAYED = ("pos_embed", "cls_token", "reg_token")
-_CLASSES = "classes"  # key of a checkpoint: names
-_SHOWN = 4  # names in a message
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ _ONE_LOOK = Views()
 _SCHEDULE = PolynomialSchedule(floor=1e-6, warmup=0.075, power=0.9, backbone_factor=0.1)
 
 
-class SegmentationFromMasks(VideoModule):
+class SegmentationFromMasks(LabelMapModule):
     """Trains a network on label maps, pixel by pixel; that of weakly supervised segmentation on pseudo masks.
 
     Differs from the paper, which says neither: optimizer and learning rates are those of ToCo and DuPL, with which it
@@ -91,12 +82,14 @@ class SegmentationFromMasks(VideoModule):
         optimizer: Called with groups of parameters.
         schedule: Of the learning rate.
         views: How `test` and `predict` look at an image. Validation looks once, at its own size.
-        weights: As `VideoModule`.
-        weights_may_lack: As `VideoModule`, such as `decoder` or `head` for weights that know other classes.
+        weights: As `LabelMapModule`.
+        weights_may_lack: As `LabelMapModule`, such as `decoder` or `head` for weights that know other classes.
 
     Logs `train/loss`; `val/mIoU` and `val/pixel_accuracy` in percent, at the size of the images on disk; the same under
     `test/`, with what a test costs.
     """
+
+    class_entries = ("decoder", "head")
 
     def __init__(
         self,
@@ -107,35 +100,18 @@ class SegmentationFromMasks(VideoModule):
         weights: str | None = None,
         weights_may_lack: Sequence[str] = (),
     ) -> None:
-        super().__init__(cast("Any", network), weights, weights_may_lack)
-        self.network: SegmentationNetwork = network  # type: ignore[assignment]
+        super().__init__(network, weights, weights_may_lack)
+        self.network: SegmentationNetwork
         self.optimizer, self.schedule, self.views = optimizer, schedule, views
-        self.scores: Scores | None = None  # of the last evaluation, if there was any truth
-        self._confusion = LabelMapConfusion()
-        self._trained_on: Sequence[str] | None = None
-
-    def configure_callbacks(self) -> Sequence[Callback]:
-        """Label maps and scores of `test` and `predict` are always written."""
-        listed: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        own = [] if any(isinstance(callback, LabelMapWriter) for callback in listed) else [LabelMapWriter()]
-        return [*own, LabelMapScoreWriter()]
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot run.
 
         Raises:
-            ConfigError: The data has another number of classes than the network, or nothing says which masks to train
-                on; or as `VideoModule`.
+            ConfigError: Nothing says which masks to train on; or as `LabelMapModule`.
         """
         super().setup(stage)
-        names = self._class_set.names
-        if len(names) != self.network.classes:
-            raise ConfigError(
-                f"The masks of the data have {len(names)} classes: {_some(names)}\n"
-                f"  the network has {self.network.classes}.\n"
-                f"Set --model.network.classes={len(names)}."
-            )
-        if stage == "fit" and getattr(self.trainer.datamodule, "train_masks", None) is None:  # type: ignore[attr-defined]
+        if stage == "fit" and getattr(self._data, "train_masks", None) is None:
             raise ConfigError(
                 "Nothing says which masks to train on (data.train_masks).\n"
                 "Name those that a first stage wrote for the training images: --data.train_masks FOLDER\n"
@@ -166,112 +142,36 @@ class SegmentationFromMasks(VideoModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the classes: the same output is another class in another dataset."""
-        checkpoint[_CLASSES] = list(self._class_set.names)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember which classes the weights know."""
-        self._trained_on = checkpoint.get(_CLASSES)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last evaluation."""
-        self._begin()
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the last evaluation and its costs."""
-        self._begin()
-
-    def on_predict_epoch_start(self) -> None:
-        """Forget the last evaluation."""
-        self._begin()
-
-    def _begin(self) -> None:
-        names = self._class_set.names
-        if self._trained_on is not None and list(self._trained_on) != list(names):
-            raise ConfigError(
-                f"The checkpoint knows other classes than the data: {_some(self._trained_on)}, not {_some(names)}.\n"
-                "Use it on data with the classes of its training; to train it on these: --model.weights FILE."
-            )
-        self._confusion.reset()
-        self.scores = None
-        self.forget_costs()
-
-    def validation_step(self, batch: ScoredImage, batch_idx: int) -> None:
-        """Score one image."""
-        self._evaluate(batch)
-
-    def test_step(self, batch: ScoredImage, batch_idx: int) -> None:
-        """Score one image and hand its label map to the callbacks."""
-        tell_label_map(self.trainer, batch, self._evaluate(batch))
-
-    def predict_step(self, batch: ScoredImage, batch_idx: int) -> None:
-        """Hand the label map of an image to the callbacks, unless they have it already."""
-        if not is_there(self.trainer, batch.image.name):
-            tell_label_map(self.trainer, batch, self._evaluate(batch))
-
-    def _evaluate(self, sample: ScoredImage) -> NDArray[np.uint8]:
-        image, truth = sample.image, sample.truth
+    def evaluate(self, sample: ScoredImage) -> NDArray[np.uint8]:
+        """Give each pixel of an image its class."""
+        image = sample.image
         began = time.perf_counter()
         classes = segment(self.network, image.pixels, image.size, self._views)
         labels = (classes + self._class_set.first).to(torch.uint8).cpu().numpy()
-        self.seconds += time.perf_counter() - began  # the label map is on the host: nothing is still being computed
-        self.frames += 1
-        if truth is not None and truth.mask is not None:
-            self._confusion.update(sample.number, truth.mask.cpu().numpy(), labels)
+        self.score(sample, labels, time.perf_counter() - began)
         return labels
 
     @property
     def _views(self) -> Views:
         """How images are looked at: once in a validation."""
-        return _ONE_LOOK if self.trainer.state.fn in _QUICK else self.views
+        return _ONE_LOOK if self._is_quick else self.views
 
     @property
-    def _class_set(self) -> ClassSet:
-        class_set: ClassSet = self.trainer.datamodule.class_set  # type: ignore[attr-defined]
-        return class_set
+    def class_names(self) -> Sequence[str]:
+        """The classes of the masks."""
+        return self._class_set.names
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of all images of all ranks."""
-        self._end("val")
+    def measured(self, summary: Mapping[str, float]) -> dict[str, float]:
+        """How well label maps are known."""
+        return {name: summary[name] for name in ("mIoU", "pixel_accuracy")}
 
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of all images of all ranks, speed, memory and size."""
-        self._end("test")
-        self.log_costs()
-
-    def _end(self, stage: str) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*was called before the ``update`` method")  # nothing has truth
-            counts = self._confusion.compute()  # a collective call: every rank makes it
-        summary, categories = measures(counts, self._class_set, "counted")
-        if counts.any():
-            self.scores = Scores("semantic", self.protocol(), summary, categories=categories)
-        for name in ("mIoU", "pixel_accuracy"):
-            if stage == "val" or self.scores is not None:  # a best checkpoint is chosen by a validation
-                self.log(f"{stage}/{name}", summary[name], prog_bar=name == "mIoU")
-
-    def protocol(self) -> str:
-        """One sentence: what label maps and their scores are of."""
-        data, fn = self.trainer.datamodule, self.trainer.state.fn  # type: ignore[attr-defined]
-        split = "val" if fn in _QUICK else data.predict_split if fn == TrainerFn.PREDICTING else "test"
-        return f"{data.describe(split)[0]}: {type(self.network).__name__}, {self._views.describe()}"
+    def describe(self) -> str:
+        """The network, and how it looks at an image."""
+        return f"{type(self.network).__name__}, {self._views.describe()}"
 
     def made_with(self) -> dict[str, Any]:
-        """What label maps depend on: weights, by a checksum, and settings."""
-        checksum = 0
-        for value in self.network.state_dict().values():
-            checksum = zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
-        return {
-            "protocol": self.protocol(),
-            "weights": f"{checksum:08x}",
-            "views": asdict(self.views),
-            "classes": list(self._class_set.names),
-        }
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        """What label maps depend on."""
+        return super().made_with() | {"views": asdict(self.views)}
 
 
 def cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from lightning_vos.backbones import start_state
 from lightning_vos.errors import CheckpointError, ConfigError
 
 _GROUPS = 32  # of a group norm
+_OPTION = "--model.network.start_weights"
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -123,7 +124,7 @@ class ViTSegmenter(SegmentationNetwork):
         """As `SegmentationNetwork`; positions are resized, and patches adapted to the bands, as timm does."""
         if self.start_weights is None:
             return
-        state, body = dict(start_state(self.start_weights)), cast("Any", self.backbone)
+        state, body = dict(start_state(self.start_weights, _OPTION)), cast("Any", self.backbone)
         own = body.state_dict()
         embedding, positions = "patch_embed.proj.weight", "pos_embed"
         if embedding in state and state[embedding].dim() == 4:
@@ -179,7 +180,7 @@ class DeepLabV3(SegmentationNetwork):
         """As `SegmentationNetwork`; the first layer is adapted to the bands, as timm does."""
         if self.start_weights is None:
             return
-        state, first = dict(start_state(self.start_weights)), "conv1.weight"
+        state, first = dict(start_state(self.start_weights, _OPTION)), "conv1.weight"
         if first in state and state[first].dim() == 4:
             state[first] = adapt_input_conv(self.bands, state[first].float())
         _fill(self.backbone, state, self.start_weights)
@@ -271,6 +272,6 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         raise CheckpointError(
             f"Start weights {source!r} do not fit the backbone:\n"
             f"  {len(missing)} entries missing {missing[:2]}, {len(wrong)} of another shape {wrong[:2]}.\n"
-            "Name weights of this architecture by --model.network.start_weights, or null for random ones."
+            f"Name weights of this architecture by {_OPTION}, or null for random ones."
         )
     module.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lightning_vos.models.token_masking.vit import ClassTokenViT
 
+_OPTION = "--model.network.start_weights"
 _NOISE = 0.02  # of the repeated class token
 _MODULES = {
     "patch_embed.proj": "patch_embedding",
@@ -42,7 +43,7 @@ def started(vit: ClassTokenViT, weights: str) -> dict[str, Tensor]:
         CheckpointError: if the weights cannot be had or do not fit.
     """
     own = vit.state_dict()
-    given = {_ours(name): value for name, value in start_state(weights).items()}
+    given = {_ours(name): value for name, value in start_state(weights, _OPTION).items()}
     tables = [given.pop(name, torch.empty(0)) for name in ("cls_token", "pos_embed")]
     missing = sorted(own.keys() - given.keys() - {"class_tokens", "register", "positions"})
     # What a layer has beside ours, such as the factors of DINOv2, must not be left out without a word.
