@@ -24,7 +24,7 @@ VERBS = (
     ("submission", "pack results for a benchmark's server, or check a packed file", "submission"),
 )
 _OUT_OF_MEMORY = """Out of memory: {}
-  In training, make it need less: --data.batch_size (and --trainer.accumulate_grad_batches for the same step),
+  In training, make it need less: --data.batch_size (a step stays what effective_batch_size says),
   --trainer.precision 16-mixed, smaller images (--data.transform.crop; TAFormer: --data.augmentation.short_sides,
   --data.length), --model.activation_checkpointing true where objects are followed, or a smaller network."""
 
