@@ -19,14 +19,14 @@ from lightning_vos.evaluation.semantic import ClassSet
 from lightning_vos.io.frames import frame_size
 
 _TRACT = "lower-gi-tract"
-_POLYPS = "polyps"
+_POLYPS = "polyps"  # the folder, and so the class
 
 
 class EndoTect(ImageDataModule):
     """EndoTect, in the folders of HyperKvasir: images of the lower tract, one class each; polyps have masks.
 
     The classes are the folders `labeled-images/lower-gi-tract/<group>/<class>`, sorted by name: 16 in the whole
-    dataset. Scores are of polyp against the rest, on the images of polyps that have a mask in `segmented-images/masks`;
+    dataset. Scores are of polyps against the rest, on images of polyps that have a mask in `segmented-images/masks`;
     the truth of all others is their label alone. There is no list of splits: a share of the images, drawn once, is
     trained on, the others are validated with and tested on; with `train_masks` "own" only polyps that have a mask are.
 
@@ -60,8 +60,8 @@ class EndoTect(ImageDataModule):
 
     @property
     def class_set(self) -> ClassSet:
-        """1 is polyp, 0 the rest."""
-        return ClassSet("polyp or not", ("background", "polyp"))
+        """1 is polyps, 0 the rest; called as the folder is, so that label maps find the class by its name."""
+        return ClassSet("polyps or not", ("background", _POLYPS))
 
     def describe(self, split: Split) -> tuple[str, Path]:
         """For example "EndoTect train (70 %)" and the folder of the dataset."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,6 +140,7 @@ def prune(source: Path, target: Path) -> str:
     from lightning_vos.io.checkpoints import read_checkpoint
     from lightning_vos.io.writing import written_beside
     from lightning_vos.published import load_token_masking_network
+    from lightning_vos.published.token_masking import pruned_words
 
     network = load_token_masking_network(source)
     smaller = network.pruned()
@@ -163,10 +165,9 @@ def prune(source: Path, target: Path) -> str:
     )
     table = "\n".join(f"  {what:<22}{one:>12}{other:>12}" for what, one, other in (("", "before", "after"), *rows))
     return (
-        f"{target} has its closed heads removed. Largest differences on a random image: "
-        f"{_difference(logits, same_logits)} of logits, {_difference(maps, same_maps)} of maps.\n{table}\n"
-        f"To run it: --model.weights {target} --model.network.gates=null --model.network.vit.head_width={vit.channels} "
-        f"--model.network.vit.heads='{left}'"
+        f"{target} has its {sum(vit.layer_heads) - sum(left)} closed heads removed. Largest differences on a random "
+        f"image: {_difference(logits, same_logits)} of logits, {_difference(maps, same_maps)} of maps.\n{table}\n"
+        f"To run it: --model.weights {shlex.quote(str(target))} {pruned_words(left, vit.channels)}"
     )
 
 
@@ -219,7 +220,19 @@ def _description(source: Path, content: dict[str, Any], state: dict[str, Tensor]
         what = "a plain state dict of no published model that is known here"
     numbers = sum(value.numel() for value in state.values())
     first = "\n".join(f"  {key} {tuple(value.shape)} {value.dtype}" for key, value in list(state.items())[:4])
-    return f"{source} is {what}: {len(state)} entries, {numbers / 1e6:.2f} M numbers.\n{first}\n  ..."
+    said = f"{source} is {what}: {len(state)} entries, {numbers / 1e6:.2f} M numbers.\n{first}\n  ..."
+    words = _pruned_words(content)
+    return f"{said}\nIts closed heads are removed. To run it: {words}" if words else said
+
+
+def _pruned_words(content: dict[str, Any]) -> str | None:
+    """The words to run a checkpoint with that `prune` wrote, or that a run of such weights did."""
+    from lightning_vos.published.token_masking import pruned_words
+
+    network = content.get("model", {}).get("init_args", {}).get("network") or {}
+    vit = network.get("init_args", {}).get("vit") or {}
+    is_pruned = isinstance(vit.get("heads"), list | tuple)
+    return pruned_words(vit["heads"], vit["head_width"]) if is_pruned else None
 
 
 def main(args: list[str]) -> None:

@@ -78,7 +78,15 @@ _STILLS = {
     "static": ("static", "synthetic_files.write_stills", "fit --config configs/mavos_r50_static.yaml"),
     "coco": ("coco", "synthetic_instances.write_synthetic_coco", f"{_MAVOS} --config configs/data/coco.yaml"),
 }
-_LABELLED = ("voc", "coco_semantic", "ade20k", "dfc2020", "endotect", "labelled_images")
+_LABELLED = {
+    "voc": "fit --config configs/token_masking_voc.yaml",
+    "coco_semantic": "fit --config configs/token_masking_coco.yaml",
+    "ade20k": "fit --config configs/token_masking_ade20k.yaml",
+    "dfc2020": "fit --config configs/token_masking_dfc2020.yaml",
+    "endotect": "fit --config configs/token_masking_endotect.yaml --model.network.classes 4",  # of its 16 folders
+    "labelled_images": "fit --config configs/token_masking_voc.yaml --config configs/data/labelled_images.yaml"
+    " --model.network.classes 4",
+}
 _LAYOUTS = (*_VIDEOS, *_STILLS, *_LABELLED)
 
 
@@ -94,7 +102,6 @@ def demo(directory: Path, layout: str, seed: int) -> None:
         ConfigError: There is no such layout, or the folder holds something else.
     """
     settings: Any
-    command: str | None
     if layout in _VIDEOS:
         kind = _VIDEOS[layout]
         root, writer, command = directory / kind.folder, _function(kind.writer), kind.command
@@ -110,19 +117,16 @@ def demo(directory: Path, layout: str, seed: int) -> None:
     elif layout in _LABELLED:
         images = import_module("datamodules.synthetic_images")
         root, writer = directory / images.FOLDERS[layout], images.write_images
-        settings, command = images.ImageSettings(layout, seed=seed, **images.SIZES.get(layout, {})), None
+        settings, command = images.ImageSettings(layout, seed=seed, **images.SIZES.get(layout, {})), _LABELLED[layout]
         content = f"{settings.train} training and {settings.val} validation images"
     else:
         raise ConfigError(f"No synthetic data set has the layout {layout!r}.\nExpected --layout {', '.join(_LAYOUTS)}.")
     writer(root, settings)
-    rendered = f"{root} holds {content}, {settings.height} x {settings.width} pixels. They are synthetic.\n"
-    if command is None:
-        words = f"lightning_vos data check {shlex.quote(str(root))}"
-        _say(f"{rendered}The methods that train on them are to come. To check them:\n  {words}")
-        return
-    place = "" if directory == Path("data") else f" --data.root {shlex.quote(str(directory))}"
+    rendered = f"{root} holds {content}, {settings.height} x {settings.width} pixels. They are synthetic."
+    is_default = directory == Path("data") and layout != "labelled_images"  # which are the folder itself
+    place = "" if is_default else f" --data.root {shlex.quote(str(directory))}"
     to_do = "To train on them" if command.startswith("fit") else "To test on them"
-    _say(f"{rendered}{to_do}:\n  lightning_vos {command}{place}")
+    _say(f"{rendered}\n{to_do}:\n  lightning_vos {command}{place}")
 
 
 def _function(name: str) -> Any:

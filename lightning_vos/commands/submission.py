@@ -12,11 +12,14 @@ from rich.progress import Progress
 
 from lightning_vos.evaluation.submission import Benchmark, Submission, check, pack
 
+_SMALL = 100_000  # bytes that are not said in MB
+
 
 def describe(submission: Submission) -> str:
     """Say in three to six lines what a checked file holds, what it was checked for and what nobody could check here."""
+    size = f"{submission.size / 1e6:.2f} MB" if submission.size >= _SMALL else f"{submission.size / 1e3:.1f} kB"
     lines = [
-        f"{submission.file} holds {submission.held} in {submission.size / 1e6:.2f} MB.",
+        f"{submission.file} holds {submission.held} in {size}.",
         f"The server expects {submission.expects}: checked.",
         f"Not checked: {submission.unverified}.",
         *(f"Note: {note}." for note in submission.notes),

@@ -6,7 +6,7 @@ A file of any number of classes, bands and layers has this layout, so that the n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -161,8 +161,21 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return published
 
 
+def pruned_words(heads: Sequence[int], head_width: int) -> str:
+    """The words of a command that give a network the heads which `convert --prune` has left.
+
+    Args:
+        heads: Of each layer.
+        head_width: Channels of a head.
+    """
+    return (
+        f"--model.network.gates=null --model.network.vit.head_width={head_width} "
+        f"--model.network.vit.heads='{list(heads)}'"
+    )
+
+
 def removed_heads(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
-    """What to say where weights have their closed heads removed, which the network they are for still has.
+    """What to say where weights have no gates, and perhaps fewer heads, and the network they are for has all of them.
 
     Args:
         state: The weights, under names of ours or published.
@@ -175,12 +188,13 @@ def removed_heads(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str
     head_width = wanted["vit.class_tokens"].shape[2] // heads
     rows = [theirs.get(f"{_OUR_BLOCKS}{layer}.attention.qkv.weight") for layer in range(depth)]
     left = [len(row) // (3 * head_width) for row in rows if row is not None]
-    if len(left) != depth or set(left) == {heads}:
+    if len(left) != depth:
         return None
+    if set(left) == {heads}:
+        return "The weights have no gates. Give the network none:\n  --model.network.gates=null"
     return (
         "The weights have their closed heads removed. Give the network the same ones:\n"
-        f"  --model.network.gates=null --model.network.vit.head_width={head_width} "
-        f"--model.network.vit.heads='{left}'"
+        f"  {pruned_words(left, head_width)}"
     )
 
 

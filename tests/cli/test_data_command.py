@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from datamodules import YouTubeVIS
+from datamodules import YouTubeVIS, synthetic_images
 from datamodules.synthetic_files import StillSettings, SyntheticSettings, write_davis
 from lightning_vos.io.masks import read_mask, write_mask
 
@@ -141,25 +141,36 @@ def test_demo_of_youtube_vis_names_a_training_that_is_scored(command, tmp_path, 
     assert video.load(0).truth
 
 
-@pytest.mark.parametrize("layout", ["dfc2020", "endotect", "labelled_images"])
-def test_demo_of_a_layout_that_no_recipe_trains_on(command, tmp_path, monkeypatch, layout):
-    from lightning_vos.commands import data
-
+@pytest.mark.parametrize("layout", ["voc", "coco_semantic", "ade20k", "dfc2020", "endotect", "labelled_images"])
+def test_demo_of_labelled_images_names_a_training_that_runs(command, tmp_path, monkeypatch, layout):
+    """As it is printed, with a network and images that are small."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "SyntheticSettings", lambda **words: SMALL)
+    side = 256 if layout == "dfc2020" else 64  # for its windows
+    small = {"train": 12, "val": 2, "height": side, "width": side}
+    monkeypatch.setattr(synthetic_images, "SIZES", {layout: small})
     finished = command("data", "demo", "my data", "--layout", layout)
     assert finished.status == 0, finished.err
-    assert "RECIPE" not in finished.out
-    assert "The methods that train on them are to come." in finished.out
-    line = finished.out.splitlines()[-1]
-    assert line.startswith("  lightning_vos data check 'my data")
-    checked = command(*shlex.split(line)[1:])
+    assert "They are synthetic.\nTo train on them:\n" in finished.out
+    words = shlex.split(finished.out.splitlines()[-1])
+    assert words[:3] == ["lightning_vos", "fit", "--config"]
+    assert words[3].startswith("configs/token_masking_")
+    assert words[-2:] == ["--data.root", "my data"]
+    crop = ("--data.window=32",) if layout == "dfc2020" else ("--data.transform.crop=32",)
+    vit = (f"--model.network.vit.{name}" for name in ("width=16", "depth=1", "heads=2", "grid=2"))
+    quick = ("--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu", "--data.workers=0")
+    trained = command("fit", *words[2:], *crop, *vit, *quick, "--model.network.start_weights=null")
+    assert trained.status == 0, trained.err
+    assert len(list(tmp_path.glob("runs/*/version_0/checkpoints/last.ckpt"))) == 1
+    root = "my data" if layout == "labelled_images" else str(next(Path("my data").iterdir()))
+    checked = command("data", "check", root)
     assert (checked.status, "Nothing is wrong" in checked.out) == (0, True), checked.out
-    if layout == "dfc2020":
-        from datamodules import DFC2020
 
-        tiles = DFC2020(Path("my data"), window=224).images("train")
-        assert tiles.draw(0, np.random.default_rng(0))[0].shape == (224, 224, 13)
+
+def test_demo_of_labelled_images_beside_others_is_named(command, tmp_path, monkeypatch):
+    """Its folder is the dataset itself, so that the recipe's own root is another."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synthetic_images, "SIZES", {"labelled_images": {"train": 1, "val": 1}})
+    assert command("data", "demo", "data", "--layout", "labelled_images").out.endswith(" --data.root data\n")
 
 
 def test_show_draws_what_training_would(command, davis):

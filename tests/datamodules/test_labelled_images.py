@@ -22,6 +22,7 @@ from datamodules.synthetic_images import FOLDERS, ImageSettings, write_images
 from datamodules.voc import write_train_aug
 from lightning_vos.errors import ConfigError, DatasetNotFoundError, FrameError, MaskError, UserError
 from lightning_vos.io.masks import read_mask, write_mask
+from lightning_vos.models.token_masking.pseudo_masks import pixel_values
 from lightning_vos.structures import LabelledImages, ScoredImage
 
 REAL = Path(
@@ -840,6 +841,15 @@ def test_only_polyps_have_masks(written):
     has_mask = [images.mask(number) is not None for number in range(len(images.names))]
     assert has_mask == [Path(path).parent.name == "polyps" for path in images.paths]
     assert any(has_mask)
+
+
+def test_label_maps_know_polyps_by_the_name_of_their_folder(written):
+    """Else the label maps of a network of all classes would show background alone."""
+    data = make("endotect", written / "endotect")
+    values = dict(zip(data.class_names, pixel_values(data.class_set, data.class_names).classes, strict=True))
+    assert (written / "endotect/endotect/labeled-images/lower-gi-tract/pathological-findings/polyps").is_dir()
+    assert values == {name: int(name == "polyps") for name in data.class_names}
+    assert len(values) > 2
 
 
 # Tables of labels

@@ -1,15 +1,21 @@
-"""Token masking through the commands: a run that goes on, masks that are scored, two processes, one's own images."""
+"""Token masking through the commands: a run that goes on, masks that are scored and trained on, two processes, one's
+own images, two real ones."""
 
 from __future__ import annotations
 
 import csv
+import json
+import re
+import shlex
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import assert_refused, checkpoint, end, files, start, table
+from runs import REPOSITORY, assert_refused, checkpoint, end, files, start, table
 
 from datamodules.synthetic_images import ImageSettings, write_images
 from lightning_vos.evaluation import score
@@ -37,6 +43,43 @@ data:
     transform: {crop: 64}
 """
 SETTINGS = ImageSettings("labelled_images", train=6, val=5, height=64, width=80)
+SECOND = """
+include: [segmentation_demo.yaml]
+trainer: {max_steps: 2, val_check_interval: 2, enable_model_summary: false, enable_progress_bar: false}
+model:
+  init_args:
+    network: {init_args: {channels: [4, 8]}}
+    views: {scales: [1.0, 1.5], flip: true}
+data:
+  init_args:
+    settings: {train: 6, val: 5, height: 64, width: 80}
+    batch_size: 2
+    workers: 0
+    transform: {crop: 64}
+"""
+SMALL_VOC = """
+include: [%s.yaml]
+effective_batch_size: 2
+trainer:
+  accelerator: cpu
+  max_steps: 2
+  val_check_interval: 2
+  enable_model_summary: false
+  enable_progress_bar: false
+model: {init_args: {network: {init_args: %s}}}
+data:
+  init_args:
+    train_split: train
+    labels: masks
+    batch_size: 2
+    workers: 0
+    transform: {crop: 64}
+"""
+VIT = "{start_weights: null, vit: {width: 32, depth: 2, heads: 2, grid: 4}}"
+SEGMENTER = "{start_weights: null, name: vit_tiny_patch16_224, channels: 32}"
+KEEP_MAPS = "--trainer.callbacks+=lightning_vos.callbacks.label_maps.ClassMapWriter"
+REAL = REPOSITORY.parent / "shared/data/real/VOCdevkit"
+real_voc = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real sample at {REAL}")
 MEASURES = ("mIoU", "mAP", "F1")
 
 
@@ -65,6 +108,14 @@ def run(tmp_path_factory, run_inside, recipe) -> Path:
 
 def last(run: Path) -> str:
     return str(run / "checkpoints/last.ckpt")
+
+
+def where(predicted: Any) -> Path:
+    """The folder that a prediction names at its end."""
+    assert predicted.status == 0, predicted.err
+    found = re.search("^Label maps are in (.+)$", predicted.out, re.MULTILINE)
+    assert found, predicted.out
+    return Path(found[1])
 
 
 def test_a_training_validates_and_knows_its_classes(run):
@@ -127,6 +178,91 @@ def test_two_processes_train(workplace, recipe):
     status, out = end(start(*words, "--trainer.strategy=ddp", "--trainer.devices=2"))
     assert status == 0, out
     assert checkpoint(workplace / "runs/small/version_0")["global_step"] == 2
+
+
+def test_label_maps_train_a_second_network(command, workplace, recipe, images, run):
+    """The commands of the guides one after the other: each takes what the one before it has said."""
+    folder = where(command("predict", *recipe, "--ckpt_path", last(run), "--data.predict_split=train", KEEP_MAPS))
+    Path("classes.txt").write_text("background\nclass-01\nclass-02\nclass-03\nclass-04\n")
+    Path("train.txt").write_text("".join(f"train-{number:06}\n" for number in range(6)))
+    words = ("--protocol=semantic", "--classes=classes.txt", "--split=train.txt", "--sweep=0:0.6:0.1", "--json=s.json")
+    scored = command("score", str(images / "labelled_images/masks"), str(folder.parent), *words)
+    assert scored.status == 0, scored.err
+    assert re.search(r"best of the sweep: mIoU [\d.]+ at [\d.]+, chosen with the truth", scored.out)
+    assert "The label maps were made with: Rendered images train: layers last 1" in scored.out
+    assert len(json.loads(Path("s.json").read_text())["thresholds"]) == 7
+    Path("second.yaml").write_text(SECOND)
+    second = ("--config", "second.yaml", "--data.root", str(images))
+    trained = command("fit", *second, "--data.train_masks", str(folder))
+    assert trained.status == 0, trained.err
+    assert f"Trained on the masks in {folder.resolve()}\n" in trained.err
+    tested = command("test", *second, "--ckpt_path=best")
+    assert tested.status == 0, tested.err
+    assert "UNet, scales 1, 1.5 (max of logits) with flips" in tested.out
+    assert 0 <= table(Path("runs/second/version_1"))["test/mIoU", 0] <= 100
+
+
+def test_a_pruned_file_is_run_by_the_words_that_are_said(command, workplace, recipe, run):
+    closed = checkpoint(run)
+    closed["state_dict"]["network.gates.log_a"][:] = torch.tensor([[-9.0, 9], [9, 9]])
+    torch.save(closed, "closed.ckpt")
+    pruned = command("convert", "--prune", "closed.ckpt", "pruned.ckpt")
+    assert pruned.status == 0, pruned.err
+    assert "has its 1 closed heads removed" in pruned.out
+    bare = ("test", *recipe, "--model.weights=pruned.ckpt")
+    refused = command(*bare)
+    assert_refused(refused, "closed heads removed")
+    said = shlex.split(refused.err.splitlines()[-1])
+    assert said == [
+        "--model.network.gates=null",
+        "--model.network.vit.head_width=16",
+        "--model.network.vit.heads=[1, 2]",
+    ]
+    assert shlex.split(pruned.out.partition("To run it: ")[2]) == ["--model.weights", "pruned.ckpt", *said]
+    assert_refused(command(*bare, said[0]), "convert FILE --inspect")
+    assert shlex.split(command("convert", "pruned.ckpt", "--inspect").out.partition("To run it: ")[2]) == said
+    for name, words in {
+        "whole": ("--ckpt_path=closed.ckpt",),
+        "weights": ("--model.weights=pruned.ckpt", *said),
+        "checkpoint": ("--ckpt_path=pruned.ckpt", *said),
+    }.items():
+        tested = command("test", *recipe, *words, f"--trainer.logger.name={name}")
+        assert tested.status == 0, tested.err
+    found = {name: files(workplace / "runs" / name / "version_0/masks", "*.png") for name in ("weights", "checkpoint")}
+    whole = workplace / "runs/whole/version_0"
+    assert len(found["weights"]) == 5
+    assert found["weights"] == found["checkpoint"] == files(whole / "masks", "*.png")
+    parameters = [table(workplace / "runs" / name / "version_0")["test/parameters", 0] for name in ("whole", "weights")]
+    assert parameters[1] < parameters[0]
+
+
+@real_voc
+def test_two_real_images_go_the_whole_way(command, workplace):
+    """From labels to an archive for VOC's server, as a user with the dataset would; nothing can be learnt from two."""
+    dataset = ("--data.root", str(REAL))
+    Path("first.yaml").write_text(SMALL_VOC % ("token_masking_voc", VIT))
+    Path("second.yaml").write_text(SMALL_VOC % ("segmentation_voc", SEGMENTER))
+    first, second = ("--config", "first.yaml", *dataset), ("--config", "second.yaml", *dataset)
+    trained = command("fit", *first)
+    assert trained.status == 0, trained.err
+    folder = where(command("predict", *first, "--ckpt_path=best", "--data.predict_split=train", KEEP_MAPS))
+    names = {"2011_000003": (338, 500), "2011_000006": (375, 500)}
+    assert {path.stem: read_mask(path).shape for path in folder.iterdir()} == names
+    voc = str(REAL / "VOC2012")
+    scored = command("score", voc, str(folder.parent), *("--protocol=semantic", "--split=train", "--sweep=0:0.6:0.2"))
+    assert scored.status == 0, scored.err
+    assert "VOC 2012 train: layers last 1" in scored.out
+    trained = command("fit", *second, "--data.train_masks", str(folder.parent))
+    assert trained.status == 0, trained.err
+    tested = command("test", *second, "--ckpt_path=best")
+    assert tested.status == 0, tested.err
+    run = Path("runs/second/version_1")
+    packed = command("submission", "pack", str(run), voc, "comp6.tar.gz", "--benchmark=voc", "--split=val")
+    assert packed.status == 0, packed.err
+    with tarfile.open("comp6.tar.gz") as archive:
+        assert {Path(name).stem for name in archive.getnames() if name.endswith(".png")} == set(names)
+    of_archive = score(Path(voc), Path("comp6.tar.gz"), "semantic")
+    assert table(run)["test/mIoU", 0] == pytest.approx(of_archive.summary["mIoU"], rel=2**-20)
 
 
 def test_own_images_from_a_table_to_label_maps(command, workplace, run_inside):

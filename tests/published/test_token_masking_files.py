@@ -232,9 +232,25 @@ def test_closed_heads_are_removed(tmp_path, command, is_hard):
     assert words in str(error.value)
     assert words in finished.out
     assert len(str(error.value).splitlines()) <= 8
+    assert inspect(target).endswith(f"Its closed heads are removed. To run it: {words}")
+    assert "To run it" not in inspect(source)
     fitting = network(seed=3, vit={"qkv_bias": not is_hard, "heads": (2, 0, 3), "head_width": 6}, gates=None)
     load_weights(fitting, target)
     assert equal(fitting.state_dict(), loaded.state_dict())
+
+
+def test_weights_whose_heads_are_all_open_lack_gates_alone(tmp_path, command):
+    net = network()
+    with torch.no_grad():
+        net.gates.log_a.fill_(3.0)
+    target = tmp_path / "pruned.ckpt"
+    assert "has its 0 closed heads removed" in prune(saved(net, tmp_path / "ours.ckpt"), target)
+    with pytest.raises(CheckpointError, match="The weights have no gates") as error:
+        load_weights(network(seed=3), target)
+    assert str(error.value).endswith("\n  --model.network.gates=null")
+    fitting = network(seed=3, gates=None)
+    load_weights(fitting, target)
+    assert equal(fitting.state_dict(), load_token_masking_network(target).state_dict())
 
 
 def test_a_pruned_published_file_is_loaded(tmp_path):
