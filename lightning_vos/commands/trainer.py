@@ -6,15 +6,18 @@ import logging
 import netrc
 import os
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_vos.callbacks.run_files import (
     SaveRunConfig,
@@ -24,6 +27,8 @@ from lightning_vos.callbacks.run_files import (
     newest_run,
 )
 from lightning_vos.callbacks.seeding import StepSeed
+from lightning_vos.callbacks.wandb_page import kept_run_id
+from lightning_vos.commands.effective_batch import fill_steps
 from lightning_vos.config_files import Arguments, expand_config_options, without_includes
 from lightning_vos.errors import CheckpointError, ConfigError, UserError
 from lightning_vos.io.checkpoints import read_checkpoint
@@ -43,6 +48,7 @@ _NOISE = (
     r".*You're resuming from a checkpoint that ended before the epoch ended",  # our loaders follow the step
     r".*The dirpath has changed from",  # a test has its own folder
     r".*The number of training batches .* is smaller than the logging interval",
+    r".*Grad strides do not match bucket view strides",  # DDP copies such gradients, which are those of small kernels
     r".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",  # checkpoints hold the average
     r".*It is recommended to use `self\.log\(.*sync_dist=True",  # scores are gathered before they are logged
     r".*compute.* method of metric RegionBoundary was called before",  # a split without truth says so itself
@@ -70,6 +76,9 @@ class Parser(LightningArgumentParser):
         """Takes Python's None for YAML's null: sweep agents print it, and so does jsonargparse for nested options."""
         if args is not None:
             args = [f"{word.removesuffix('None')}null" if word.endswith("=None") else word for word in args]
+            args = [
+                "null" if word == "None" and before.startswith("--") else word for before, word in pairwise(["", *args])
+            ]
         return super().parse_args(args, *rest, **kwargs)
 
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", *args: Any, **kwargs: Any) -> Namespace:
@@ -105,10 +114,23 @@ class CLI(LightningCLI):
             auto_configure_optimizers=False,
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CLI:
+        """Is never copied: the optimizer recipe of a model refers to it, and averaged weights begin with a copy."""
+        return self
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The verbs and the arguments of their methods that are no options: checkpoints are read as tensors, always."""
         return {verb: skip | {"weights_only"} for verb, skip in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what belongs to a training as a whole."""
+        parser.add_argument(
+            "--effective_batch_size",
+            type=PositiveInt | None,
+            default=None,
+            help="items of an optimizer step, over all devices and accumulated batches; null leaves it to batch_size",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the prepared arguments; sys.argv stays as the user wrote it, for other ranks are started by it.
@@ -128,11 +150,16 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Names the run, chooses W&B's mode, drops an unwanted bar, finds what `--ckpt_path` means."""
+        runs = os.environ.get("LIGHTNING_VOS_RUNS")
         for logger in self._loggers():
-            if logger["class_path"].endswith("WandbLogger") and not _wandb_key_is_known():
-                os.environ.setdefault("WANDB_MODE", "offline")
-            if logger["init_args"].get("name") in _UNNAMED:
-                logger["init_args"]["name"] = self.arguments.recipe
+            arguments, is_wandb = logger["init_args"], logger["class_path"].endswith("WandbLogger")
+            if runs is not None and "save_dir" in arguments:  # a trial of a sweep has a folder of its own
+                arguments["save_dir"] = runs
+            if is_wandb:
+                _choose_wandb_mode(arguments)
+            # the trials of a sweep are named by W&B
+            if arguments.get("name") in _UNNAMED and not (is_wandb and "WANDB_SWEEP_ID" in os.environ):
+                arguments["name"] = self.arguments.recipe
         settings = self.config[self.verb]
         if settings.trainer.enable_progress_bar is False:  # the recipes list their bar
             bars = ("RichProgressBar", "TQDMProgressBar")
@@ -157,6 +184,9 @@ class CLI(LightningCLI):
 
     def _instantiate(self) -> None:
         super().instantiate_classes()
+        size = self.config[self.verb].effective_batch_size
+        if self.verb == "fit" and size is not None:
+            fill_steps(self.trainer, self.datamodule, size)
 
     def after_instantiate_classes(self) -> None:
         """Lets a resumed run go on with its table of metrics."""
@@ -191,6 +221,10 @@ class CLI(LightningCLI):
             # the run goes on in its own folder, with its own best
             arguments["version"] = int(number) if number.isdecimal() else run.name
             self.resumed_step = step
+        if word == "last" and self.verb == "fit" and (run_id := kept_run_id(run)) is not None:
+            for each in self._loggers():
+                if each["class_path"].endswith("WandbLogger"):
+                    each["init_args"]["id"] = run_id
         return path
 
 
@@ -233,6 +267,9 @@ def main(argv: list[str]) -> None:
     except MisconfigurationException as error:
         raise ConfigError(_first_lines(str(error))) from error
     except (RuntimeError, KeyError) as error:
+        lost = _lost_process(error)
+        if lost is not None:
+            raise UserError(lost) from error
         misfit = _misfit(error)
         if misfit is None:
             raise
@@ -252,6 +289,18 @@ def quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )
+
+
+def _choose_wandb_mode(arguments: Namespace) -> None:
+    """Keeps a run offline where no key is known, and checkpoints out of what is offline."""
+    if "WANDB_MODE" not in os.environ and not arguments.get("offline") and not _wandb_key_is_known():
+        os.environ["WANDB_MODE"] = "offline"
+        rank_zero_info(
+            f"Weights & Biases: no API key was found (`wandb login`, WANDB_API_KEY), so the run is kept offline in "
+            f"{Path(arguments.get('save_dir') or '.') / 'wandb'}; `wandb sync` uploads it"
+        )
+    if arguments.get("offline") or os.environ.get("WANDB_MODE", "online") not in ("online", "run", "shared"):
+        arguments["log_model"] = False
 
 
 def _wandb_key_is_known() -> bool:
@@ -286,6 +335,20 @@ def _refusal(error: BaseException) -> str:
             part = name
         trace = trace.tb_next
     return f"{part or 'a part'} refuses its arguments: {_first_lines(str(error))}"
+
+
+def _lost_process(error: RuntimeError | KeyError) -> str | None:
+    """Says in short that another process of the run has ended; None where the error is another one."""
+    from torch.distributed import DistError
+
+    text = str(error)
+    if not isinstance(error, DistError) and not ("gloo" in text and "peer" in text):
+        return None
+    reason = text.splitlines()[0].partition(" This is")[0][:200]
+    return (
+        f"another process of this run ended, or cannot be reached: {reason}\n"
+        "  what it said itself stands above; the same command with --ckpt_path last goes on from the last checkpoint"
+    )
 
 
 def _misfit(error: RuntimeError | KeyError) -> str | None:

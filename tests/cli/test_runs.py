@@ -109,6 +109,7 @@ def test_the_best_stays_the_best_after_a_resume(command, folder, whole):
     assert "moved/tiny/version_0/checkpoints/best-step000004.ckpt" in finished.err
 
 
+@pytest.mark.slow  # the default suite kills a run of MAVOS
 def test_a_kill_loses_no_row_and_no_run(command, folder, whole):
     words = ["fit", "-c", "tiny.yaml", *stopping(6, "kill")]
     killed = subprocess.run(
