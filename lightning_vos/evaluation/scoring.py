@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -124,43 +124,17 @@ def score(
     truth, folders = _truth(ground_truth, protocol)
     names, which = _names(folders, truth, split, protocol)
     predicted = find_sequences(prediction)
-    missing = [name for name in names if name not in predicted]
-    reason = f"no masks of it in {prediction}"
-    problems = [
-        Problem(ProblemKind.MISSING_SEQUENCE, name, None, reason, "the sequence is left out") for name in missing
-    ]
-    if len(missing) == len(names):
-        found = ", ".join(list(predicted)[:6]) + (", ..." if len(predicted) > 6 else "")
-        raise ScoringError(
-            f"{prediction} holds no sequence of the truth, {ground_truth}: it has {found}",
-            problems,
-            "Name the results that belong to this truth.",
-        )
+    problems = _missing(names, predicted, ground_truth, prediction)
     pairs = {name: (truth[name], predicted[name]) for name in names if name in predicted}
     jobs, variant, left_out = _work(protocol, folders, pairs, frames, unseen)
-    left_out += [LeftOut(name, (), (), reason) for name in missing]
+    left_out += [LeftOut(problem.sequence, (), (), problem.reason) for problem in problems]
     left_out += [
         LeftOut(name, (), (), "predicted, but not in the split" if name in truth else "predicted, but without truth")
         for name in predicted
         if name not in names
     ]
-    list_of_tags = Path(tags) if tags is not None else _beside(folders, "tags.json")
-    tagged = read_tags(list_of_tags) if list_of_tags else {}
-    if tags is not None and not any(name in names for places in tagged.values() for name, _ in places):
-        raise ConfigError(
-            f"{tags} has tags for none of the {len(names)} sequences that are scored\n"
-            f"  expected names such as {names[0]}"
-        )
-    total, done = sum(len(job.truth.frames) for job in jobs), 0
-
-    def count(frames_done: int) -> None:
-        nonlocal done
-        done += frames_done
-        progress(done, total)
-
-    if workers is None:
-        workers = min(os.cpu_count() or 1, max(total // _FRAMES_A_PROCESS, 1))
-    outcomes = sorted(score_sequences(jobs, workers, count), key=lambda outcome: names.index(outcome.name))
+    tagged = _tagged(tags, folders, names)
+    outcomes = sorted(_outcomes(jobs, workers, progress), key=lambda outcome: names.index(outcome.name))
     problems += [problem for outcome in outcomes for problem in outcome.problems]
     if strict and problems:
         raise ScoringError(
@@ -245,6 +219,50 @@ def _names(
             "Name the folder of the truth that belongs to the list, or another list: split, --split."
         )
     return names, f" {len(names)} of {len(truth)} sequences: {source}."
+
+
+def _missing(names: Sequence[str], predicted: Collection[str], ground_truth: Path, prediction: Path) -> list[Problem]:
+    """The sequences without results, unless that is all of them."""
+    reason, remedy = f"no masks of it in {prediction}", "the sequence is left out"
+    problems = [
+        Problem(ProblemKind.MISSING_SEQUENCE, name, None, reason, remedy) for name in names if name not in predicted
+    ]
+    if len(problems) == len(names):
+        found = ", ".join(list(predicted)[:6]) + (", ..." if len(predicted) > 6 else "")
+        raise ScoringError(
+            f"{prediction} holds no sequence of the truth, {ground_truth}: it has {found}",
+            problems,
+            "Name the results that belong to this truth.",
+        )
+    return problems
+
+
+def _tagged(tags: Path | str | None, folders: Sequence[Path], names: Sequence[str]) -> Tagged:
+    """The difficulties that a list names, the given one or one beside the truth."""
+    list_of_tags = Path(tags) if tags is not None else _beside(folders, "tags.json")
+    tagged = read_tags(list_of_tags) if list_of_tags else {}
+    if tags is not None and not any(name in names for places in tagged.values() for name, _ in places):
+        raise ConfigError(
+            f"{tags} has tags for none of the {len(names)} sequences that are scored\n"
+            f"  expected names such as {names[0]}"
+        )
+    return tagged
+
+
+def _outcomes(
+    jobs: Sequence[SequenceJob], workers: int | None, progress: Callable[[int, int], None]
+) -> Iterator[SequenceOutcome]:
+    """What each job gives, as they end."""
+    total, done = sum(len(job.truth.frames) for job in jobs), 0
+
+    def count(frames_done: int) -> None:
+        nonlocal done
+        done += frames_done
+        progress(done, total)
+
+    if workers is None:
+        workers = min(os.cpu_count() or 1, max(total // _FRAMES_A_PROCESS, 1))
+    return score_sequences(jobs, workers, count)
 
 
 def _work(

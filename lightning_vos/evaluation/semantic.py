@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -154,14 +154,7 @@ def score_semantic(
     maps = (prediction if run is None else run) / "maps"
     if sweep is not None:
         check_sweep(maps, class_set, sweep)
-    if not any(name in predicted.frames for name in wanted):
-        raise ScoringError(
-            f"No prediction for any of the {len(wanted)} images of {ground_truth}: {prediction}\n"
-            f"  found {_some(predicted.frames)}\n"
-            f"  expected {_some(wanted)}",
-            (),
-            "Name predictions like the images, with .png, or name the right images with a list.",
-        )
+    _require_one(predicted.frames, wanted, ground_truth, prediction)
     counts, problems = _count_all(truth, predicted, wanted, class_set, workers)
     thresholds: dict[float, dict[str, float]] = {}
     if sweep is not None:
@@ -181,12 +174,7 @@ def score_semantic(
     summary, categories = measures(counts, class_set, absent)
     return Scores(
         protocol="semantic",
-        variant=(
-            f"mIoU from one confusion matrix over {len(wanted)} images{which} and {len(class_set.names)} classes "
-            f"({class_set.title}), without the pixels whose truth is {class_set.ignored}; classes in neither truth nor "
-            f"predictions are skipped, those that are predicted only are "
-            f"{'counted as 0' if absent == 'counted' else 'skipped too'}.{_protocol(run, sweep)}"
-        ),
+        variant=f"{_rule(f'{len(wanted)} images{which}', class_set, absent)}{_protocol(run, sweep)}",
         summary=summary,
         categories=categories,
         thresholds=thresholds,
@@ -201,6 +189,27 @@ def _run(prediction: Path) -> Path | None:
         return prediction.parent
     has_top = next(prediction.glob("[!.]*.[pP][nN][gG]"), None) is not None
     return prediction if (prediction / "masks").is_dir() and not has_top else None
+
+
+def _require_one(predicted: Collection[str], wanted: Sequence[str], ground_truth: Path, prediction: Path) -> None:
+    """Refuse predictions for other images altogether."""
+    if not any(name in predicted for name in wanted):
+        raise ScoringError(
+            f"No prediction for any of the {len(wanted)} images of {ground_truth}: {prediction}\n"
+            f"  found {_some(predicted)}\n"
+            f"  expected {_some(wanted)}",
+            (),
+            "Name predictions like the images, with .png, or name the right images with a list.",
+        )
+
+
+def _rule(images: str, class_set: ClassSet, absent: Literal["counted", "skipped"]) -> str:
+    """What is measured, in a sentence."""
+    return (
+        f"mIoU from one confusion matrix over {images} and {len(class_set.names)} classes ({class_set.title}), without "
+        f"the pixels whose truth is {class_set.ignored}; classes in neither truth nor predictions are skipped, those "
+        f"that are predicted only are {'counted as 0' if absent == 'counted' else 'skipped too'}."
+    )
 
 
 def _protocol(run: Path | None, sweep: Sequence[float] | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lightning_vos.vos.network import VOSNetwork
 
     Network = VOSNetwork[Any] | TAFormerNetwork | TokenMaskingNetwork
+
+_Kind = TypeVar("_Kind", bound="nn.Module")
 
 METHODS = {name: method for method in (hodor, mavos, qmvos, seqformer, token_masking) for name in method.NAMES}
 """Published model -> the file here that knows it."""
@@ -85,13 +87,12 @@ def load_network(path: str | Path) -> VOSNetwork[Any]:
     """
     from lightning_vos.vos.network import VOSNetwork
 
-    network = _network_of(Path(path))
-    if not isinstance(network, VOSNetwork):
-        raise CheckpointError(
-            f"{path} holds a {type(network).__name__}, which follows no given masks.\n"
-            "Expected weights of HODOR, MAVOS, XMem or QMVOS; TAFormer and SeqFormer find instances by themselves."
-        )
-    return network
+    return _network_of(
+        Path(path),
+        VOSNetwork,  # type: ignore[type-abstract] # compared with, never called
+        "follows no given masks.\n"
+        "Expected weights of HODOR, MAVOS, XMem or QMVOS; TAFormer and SeqFormer find instances by themselves.",
+    )
 
 
 def load_instance_network(path: str | Path) -> TAFormerNetwork:
@@ -102,13 +103,11 @@ def load_instance_network(path: str | Path) -> TAFormerNetwork:
     """
     from lightning_vos.models.taformer.network import TAFormerNetwork
 
-    network = _network_of(Path(path))
-    if not isinstance(network, TAFormerNetwork):
-        raise CheckpointError(
-            f"{path} holds a {type(network).__name__}, which finds no instances by itself.\n"
-            "Give a mask of the objects, or weights of TAFormer or SeqFormer."
-        )
-    return network
+    return _network_of(
+        Path(path),
+        TAFormerNetwork,
+        "finds no instances by itself.\nGive a mask of the objects, or weights of TAFormer or SeqFormer.",
+    )
 
 
 def load_token_masking_network(path: str | Path) -> TokenMaskingNetwork:
@@ -119,16 +118,22 @@ def load_token_masking_network(path: str | Path) -> TokenMaskingNetwork:
     """
     from lightning_vos.models.token_masking.network import TokenMaskingNetwork
 
-    network = _network_of(Path(path))
-    if not isinstance(network, TokenMaskingNetwork):
-        raise CheckpointError(
-            f"{path} holds a {type(network).__name__}, which has no tokens of classes.\n"
-            "Expected weights of token masking: a checkpoint of a run, or a published file."
-        )
+    return _network_of(
+        Path(path),
+        TokenMaskingNetwork,
+        "has no tokens of classes.\nExpected weights of token masking: a checkpoint of a run, or a published file.",
+    )
+
+
+def _network_of(path: Path, kind: type[_Kind], otherwise: str) -> _Kind:
+    """The network of a file, if it is of that kind; what it does otherwise, and what to do then, is for the error."""
+    network = _network_in(path)
+    if not isinstance(network, kind):
+        raise CheckpointError(f"{path} holds a {type(network).__name__}, which {otherwise}")
     return network
 
 
-def _network_of(path: Path) -> nn.Module:
+def _network_in(path: Path) -> nn.Module:
     content = read_checkpoint(path)
     state = state_dict_of(content, path)
     name = recognize(state)

@@ -5,9 +5,10 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from runs import TINY
+from runs import TINY, TWO_PROCESSES, end, start
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +52,45 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run_inside: Callable[..., 
     folder = tmp_path_factory.mktemp("trained")
     run_inside(folder, "fit", *tiny)
     return folder / "runs/tiny/version_0"
+
+
+@pytest.fixture(scope="session")
+def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], tuple[str, ...]]:
+    """Writes a recipe to `small.yaml`; gives the words that its runs on the data of a folder begin with."""
+
+    def write(recipe: str, root: Path) -> tuple[str, ...]:
+        path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+        path.write_text(recipe)
+        return ("--config", str(path), "--data.root", str(root))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory, run_inside: Callable[..., None]) -> Callable[..., Path]:
+    """Runs `fit WORDS...` of a small recipe, and nothing ends it; gives the run."""
+
+    def fit(*words: str) -> Path:
+        folder = tmp_path_factory.mktemp("fitted")
+        run_inside(folder, "fit", *words)
+        return folder / "runs/small/version_0"
+
+    return fit
+
+
+@pytest.fixture
+def by_one_and_by_two(command: Callable[..., Any], workplace: Path) -> Callable[..., tuple[Path, Path, str]]:
+    """Runs `test WORDS...` in this process and by two others; gives both runs, and what the two wrote."""
+
+    def run(*words: str) -> tuple[Path, Path, str]:
+        alone = command("test", *words, "--trainer.logger.name=one")
+        assert alone.status == 0, alone.err
+        status, out = end(start("test", *words, "--trainer.logger.name=two", *TWO_PROCESSES))
+        assert status == 0, out
+        assert "MEMBER: 2/2" in out
+        return workplace / "runs/one/version_0", workplace / "runs/two/version_0", out
+
+    return run
 
 
 @pytest.fixture

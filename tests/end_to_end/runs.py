@@ -16,10 +16,12 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
+TWO_PROCESSES = ("--trainer.strategy=ddp", "--trainer.devices=2")
+_COMMAND = Path(sys.executable).with_name("lightning_vos")
 _OF_THE_TEST_RUN = ("PYTEST_", "SLURM_", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_", "PL_GLOBAL_SEED")
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+def start(*words: str, program: Path = _COMMAND) -> subprocess.Popen[str]:
     """`lightning_vos WORDS...` in a process group of its own; it writes to `out.txt` in the working directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_TEST_RUN)}
     with socket.socket() as probe:
@@ -27,7 +29,7 @@ def start(*words: str) -> subprocess.Popen[str]:
         port = str(probe.getsockname()[1])
     with Path("out.txt").open("w") as out:
         return subprocess.Popen(
-            [Path(sys.executable).with_name("lightning_vos"), *words],  # Lightning starts other ranks by the same words
+            [sys.executable, program, *words],  # Lightning starts other ranks by the same words
             env={**kept, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -65,6 +67,11 @@ def table(run: Path) -> dict[tuple[str, int], float]:
 
 def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
     return torch.load(run / "checkpoints" / name, weights_only=True)
+
+
+def last(run: Path) -> str:
+    """The path of a run's last checkpoint, for a command."""
+    return str(run / "checkpoints/last.ckpt")
 
 
 def files(folder: Path, pattern: str) -> dict[str, bytes]:

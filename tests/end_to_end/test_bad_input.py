@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import REPOSITORY, TINY, assert_refused
+from runs import REPOSITORY, TINY, assert_refused, last
 
 from lightning_vos.io.masks import read_mask, write_mask
 
@@ -29,7 +29,7 @@ def run(command, copied, trained):
     """Runs a verb of the tiny recipe on the copy, read as DAVIS; `test` with trained weights."""
 
     def run(verb: str, *words: str):
-        weights = () if verb == "fit" else ("--ckpt_path", str(trained / "checkpoints/last.ckpt"))
+        weights = () if verb == "fit" else ("--ckpt_path", last(trained))
         recipe = ("--config", str(TINY), "--data=datamodules.DAVIS", "--data.root=data")
         return command(verb, *recipe, *weights, *words)
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_of_another_model(run):
 
 
 def test_weights_of_another_model(command, tiny, trained, workplace):
-    words = ("--model.weights", str(trained / "checkpoints/last.ckpt"), "--model.network.layers=2")
+    words = ("--model.weights", last(trained), "--model.network.layers=2")
     assert_refused(command("test", *tiny, *words), "last.ckpt does not fit", "entries missing", "lightning_vos convert")
 
 
@@ -144,7 +144,7 @@ def test_masks_of_another_size_than_the_frames(command, workplace, trained):
     def predict(root: Path, *words: str):
         folders = ("--data.frames=valid_all_frames/JPEGImages", "--data.masks=valid/Annotations")
         recipe = ("--config", str(TINY), "--data=datamodules.VideoFolder", f"--data.root={root}", *folders)
-        return command("predict", *recipe, "--ckpt_path", str(trained / "checkpoints/last.ckpt"), *words)
+        return command("predict", *recipe, "--ckpt_path", last(trained), *words)
 
     judo = "valid/Annotations/judo/00005.png"
     assert_refused(predict(REAL), judo, "found 853x480, expected 854x480", "--data.resize_masks true")

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runs import TINY, files, table
+from runs import TINY, files, last, table
 
 from datamodules.synthetic_files import SyntheticSettings
 from datamodules.synthetic_layouts import (
@@ -41,7 +41,7 @@ def run(command, workplace, trained):
 
     def run(verb: str, config: str, root: Path, *words: str) -> tuple[str, Path]:
         recipe = ("--config", str(TINY), "--config", f"configs/data/{config}.yaml", f"--data.root={os.fspath(root)}")
-        finished = command(verb, *recipe, "--ckpt_path", str(trained / "checkpoints/last.ckpt"), *words)
+        finished = command(verb, *recipe, "--ckpt_path", last(trained), *words)
         assert finished.status == 0, finished.err
         newest = max(workplace.glob("runs/tiny/version_*"), key=lambda path: int(path.name.removeprefix("version_")))
         return finished.out, newest

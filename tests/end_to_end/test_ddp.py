@@ -1,4 +1,4 @@
-"""A test on two processes gives, to the last digit, what one gives."""
+"""Two processes train; their test gives, to the last digit, what one process gives."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runs import TINY, end, files, start, table
-
-pytestmark = pytest.mark.xdist_group("ddp")
+from runs import TINY, TWO_PROCESSES, checkpoint, end, files, start, table
 
 
 def keep_videos(data: Path, *frames: int) -> None:
@@ -21,21 +19,24 @@ def keep_videos(data: Path, *frames: int) -> None:
                 path.unlink()
 
 
-@pytest.mark.parametrize("frames", [(8, 6, 4), (6,)], ids=["more videos than processes", "fewer"])
-def test_two_processes_score_as_one(command, workplace, data, trained, frames):
+@pytest.mark.parametrize("frames", [(8, 6, 4), pytest.param((6,), marks=pytest.mark.slow)], ids=["more", "fewer"])
+def test_two_processes_train_and_score_as_one(command, workplace, data, frames):
+    """More videos than processes, not the same number for each; fewer."""
     shutil.copytree(data, workplace / "data")
     keep_videos(workplace / "data", *frames)
-    words = ["test", "--config", str(TINY), "--data=datamodules.DAVIS", "--data.root=data"]
-    words += ["--ckpt_path", str(trained / "checkpoints/last.ckpt")]
-    one, two = (workplace / "runs" / name / "version_0" for name in ("one", "two"))
-    alone = command(*words, "--trainer.logger.name=one")
-    assert alone.status == 0, alone.err
-    status, out = end(start(*words, "--trainer.logger.name=two", "--trainer.strategy=ddp", "--trainer.devices=2"))
+    words = ["--config", str(TINY), "--data=datamodules.DAVIS", "--data.root=data"]
+    words += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=1"]
+    status, out = end(start("fit", *words, *TWO_PROCESSES, program=Path(__file__).with_name("fit_and_test.py")), 240)
     assert status == 0, out
     assert "MEMBER: 2/2" in out
     assert "Warning" not in out
     assert "sync_dist" not in out
-    assert [path.name for path in two.parent.iterdir()] == ["version_0"]
+    runs = workplace / "runs/tiny"
+    assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1"]
+    fit, two, one = (runs / f"version_{number}" for number in range(3))
+    assert checkpoint(fit)["global_step"] == 2
+    alone = command("test", *words, "--ckpt_path=best")
+    assert alone.status == 0, alone.err
     assert len(files(one, "masks/*/*.png")) == sum(frames)
     assert files(two, "*.png") == files(one, "*.png")
     assert files(two, "sequences.csv") == files(one, "sequences.csv")
@@ -45,4 +46,4 @@ def test_two_processes_score_as_one(command, workplace, data, trained, frames):
     ours, theirs = table(two), table(one)
     assert [ours[name] for name in scores] == [theirs[name] for name in scores]
     assert ours.keys() == theirs.keys()
-    assert ours["test/J&F", 0] > 0
+    assert ours["test/J&F", 0] == table(fit)["val/J&F", 1] > 0

@@ -13,22 +13,20 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_module
-from runs import REPOSITORY, checkpoint, end, files, start, table
+from runs import REPOSITORY, checkpoint, files, last, table
 
 from datamodules.synthetic_files import SyntheticSettings
 from datamodules.synthetic_layouts import write_synthetic_long_time_video, write_synthetic_youtube_vos
 from lightning_vos.evaluation import score
 from lightning_vos.io.masks import read_mask
 
-pytestmark = pytest.mark.xdist_group("ddp")  # in one process, so that one training serves all tests
-
 CONFIGS = REPOSITORY / "configs"
 REAL = REPOSITORY.parent / "shared/data/real"
 RECIPE = """
 include: [qmvos_demo.yaml]
 trainer:
-  max_steps: 12
-  val_check_interval: 6
+  max_steps: 8
+  val_check_interval: 4
   log_every_n_steps: 1
   enable_model_summary: false
   enable_progress_bar: false
@@ -68,27 +66,19 @@ GROUPED = PLAIN | {"G", "J_seen", "J_unseen", "F_seen", "F_unseen"}
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory, data) -> tuple[str, ...]:
-    """The words that every run of a small QMVOS begins with."""
-    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
-    path.write_text(RECIPE)
-    return ("--config", str(path), "--data.root", str(data))
+def recipe(small_recipe, data) -> tuple[str, ...]:
+    return small_recipe(RECIPE, data)
 
 
 @pytest.fixture(scope="module")
-def qmvos(tmp_path_factory, run_inside, recipe) -> Path:
-    """A run that nothing ended."""
-    folder = tmp_path_factory.mktemp("qmvos")
-    run_inside(folder, "fit", *recipe)
-    return folder / "runs/small/version_0"
+def qmvos(fitted, recipe) -> Path:
+    return fitted(*recipe)
 
 
 @pytest.fixture(scope="module")
-def mca(tmp_path_factory, run_inside, recipe) -> Path:
-    """The same with MAVOS's memory."""
-    folder = tmp_path_factory.mktemp("mca")
-    run_inside(folder, "fit", *recipe, *MCA)
-    return folder / "runs/small/version_0"
+def mca(fitted, recipe) -> Path:
+    """With MAVOS's memory."""
+    return fitted(*recipe, *MCA)
 
 
 class FallsOver(Callback):
@@ -102,21 +92,17 @@ class FallsOver(Callback):
             raise OSError("no power")
 
 
-def last(run: Path) -> str:
-    return str(run / "checkpoints/last.ckpt")
-
-
 # --- a run that was ended goes on
 
 
 def assert_same_run(run: Path, whole: Path) -> None:
     """The same metrics at every step, weights and state of the optimizer."""
     expected = table(whole)
-    assert [step for name, step in expected if name == "train/loss"] == list(range(12))
-    assert [step for name, step in expected if name == "val/J&F"] == [5, 11]
+    assert [step for name, step in expected if name == "train/loss"] == list(range(8))
+    assert [step for name, step in expected if name == "val/J&F"] == [3, 7]
     assert table(run) == expected
     ours, theirs = checkpoint(run), checkpoint(whole)
-    assert ours["global_step"] == theirs["global_step"] == 12
+    assert ours["global_step"] == theirs["global_step"] == 8
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     assert all(torch.equal(ours["state_dict"][name], value) for name, value in theirs["state_dict"].items())
     (moments,), (expected_moments,) = ([one["state"] for one in c["optimizer_states"]] for c in (ours, theirs))
@@ -125,14 +111,14 @@ def assert_same_run(run: Path, whole: Path) -> None:
         assert all(torch.equal(moments[number][part], state[part]) for part in ("step", "exp_avg", "exp_avg_sq"))
 
 
-@pytest.mark.parametrize("trained", ["qmvos", "mca"])
+@pytest.mark.parametrize("trained", [pytest.param("qmvos", marks=pytest.mark.slow), "mca"])
 def test_a_run_that_fell_over_goes_on_as_if_nothing_had_happened(command, workplace, recipe, request, trained):
     whole = request.getfixturevalue(trained)
     words = ("fit", *recipe, *MEMORY_OF[trained])
     with pytest.raises(OSError, match="power"):
-        command(*words, "--trainer.callbacks+=test_qmvos_runs.FallsOver", "--trainer.callbacks.step=8")
+        command(*words, "--trainer.callbacks+=test_qmvos_runs.FallsOver", "--trainer.callbacks.step=6")
     run = workplace / "runs/small/version_0"
-    assert checkpoint(run)["global_step"] == 6
+    assert checkpoint(run)["global_step"] == 4
     resumed = command(*words, "--ckpt_path", "last")
     assert resumed.status == 0, resumed.err
     assert "Restored all states" in resumed.err
@@ -210,14 +196,8 @@ def test_late_objects_of_a_real_video(command, workplace, recipe, qmvos):
 
 
 @pytest.mark.slow  # the default suite keeps MAVOS
-def test_two_processes_score_as_one(command, workplace, recipe, qmvos):
-    words = ("test", *recipe, "--ckpt_path", last(qmvos))
-    one, two = (workplace / "runs" / name / "version_0" for name in ("one", "two"))
-    alone = command(*words, "--trainer.logger.name=one")
-    assert alone.status == 0, alone.err
-    status, out = end(start(*words, "--trainer.logger.name=two", "--trainer.strategy=ddp", "--trainer.devices=2"))
-    assert status == 0, out
-    assert "MEMBER: 2/2" in out
+def test_two_processes_score_as_one(by_one_and_by_two, recipe, qmvos):
+    one, two, out = by_one_and_by_two(*recipe, "--ckpt_path", last(qmvos))
     assert "Warning" not in out
     assert len(files(one, "masks/*/*.png")) == 24
     for pattern in ("*.png", "sequences.csv", "objects.csv"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import REPOSITORY, assert_refused, checkpoint, end, files, start, table
+from runs import REPOSITORY, TWO_PROCESSES, assert_refused, checkpoint, end, files, last, start, table
 
 from datamodules.synthetic_files import SyntheticSettings
 from datamodules.synthetic_instances import write_synthetic_youtube_vis
@@ -17,8 +17,6 @@ from lightning_vos.evaluation.submission import check
 from lightning_vos.io.frames import list_frames, read_frame
 from lightning_vos.io.masks import write_mask
 from lightning_vos.io.video import VideoFile, VideoWriter
-
-pytestmark = pytest.mark.xdist_group("ddp")  # in one process, so that one training serves all tests
 
 RECIPE = """
 include: [taformer_demo.yaml]
@@ -57,23 +55,13 @@ def vis(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory, vis) -> tuple[str, ...]:
-    """The words that every run of a small TAFormer begins with."""
-    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
-    path.write_text(RECIPE)
-    return ("--config", str(path), "--data.root", str(vis))
+def recipe(small_recipe, vis) -> tuple[str, ...]:
+    return small_recipe(RECIPE, vis)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, run_inside, recipe) -> Path:
-    """A run that nothing ended."""
-    folder = tmp_path_factory.mktemp("taformer")
-    run_inside(folder, "fit", *recipe)
-    return folder / "runs/small/version_0"
-
-
-def last(run: Path) -> str:
-    return str(run / "checkpoints/last.ckpt")
+def run(fitted, recipe) -> Path:
+    return fitted(*recipe)
 
 
 def test_a_training_validates_and_knows_its_classes(run):
@@ -137,14 +125,8 @@ def test_real_videos_leave_a_submission_and_scores(command, workplace, recipe, r
 
 
 @pytest.mark.slow  # the default suite keeps MAVOS
-def test_two_processes_score_as_one(command, workplace, recipe, run):
-    words = ("test", *recipe, "--ckpt_path", last(run))
-    one, two = (workplace / "runs" / name / "version_0" for name in ("one", "two"))
-    alone = command(*words, "--trainer.logger.name=one")
-    assert alone.status == 0, alone.err
-    status, out = end(start(*words, "--trainer.logger.name=two", "--trainer.strategy=ddp", "--trainer.devices=2"))
-    assert status == 0, out
-    assert "MEMBER: 2/2" in out
+def test_two_processes_score_as_one(by_one_and_by_two, recipe, run):
+    one, two, _ = by_one_and_by_two(*recipe, "--ckpt_path", last(run))
     for pattern in ("*.csv", "results.json"):
         found, expected = (files(folder, pattern) for folder in (two, one))
         found.pop("metrics.csv", None)
@@ -157,7 +139,7 @@ def test_two_processes_score_as_one(command, workplace, recipe, run):
 @pytest.mark.slow  # the default suite keeps MAVOS
 def test_two_processes_train(workplace, recipe):
     words = ("fit", *recipe, "--trainer.max_steps=2", "--trainer.limit_val_batches=0")
-    status, out = end(start(*words, "--trainer.strategy=ddp", "--trainer.devices=2"))
+    status, out = end(start(*words, *TWO_PROCESSES))
     assert status == 0, out
     assert checkpoint(workplace / "runs/small/version_0")["global_step"] == 2
 
@@ -201,7 +183,7 @@ def test_own_videos(command, workplace, vis, run):
 def test_weights_of_the_other_kind(command, workplace, vis, run, trained):
     """Nothing but a message where masks would be needed, or are not."""
     folder = str(min((vis / "youtube_vis_2019/valid/JPEGImages").iterdir()))
-    following = str(trained / "checkpoints/last.ckpt")
+    following = last(trained)
     assert_refused(
         command("segment", folder, "--output", "o", "--weights", following), "MAVOSNetwork", "finds no instances"
     )

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,14 @@ def cases(method: str, kind: str) -> list:
 
 
 def weights(method: str, case: str) -> dict:
-    """The published state dict of a case, as arrays."""
+    """The published state dict of a case, as arrays; not to be changed."""
+    index = json.loads((ROOT / method / "index.json").read_text())
+    drawn_from = [(entry["manifest"], entry["seed"]) for entry in index.values()]
+    return _drawn(method, list(index)[drawn_from.index((index[case]["manifest"], index[case]["seed"]))])
+
+
+@lru_cache(maxsize=2)  # millions of values; most cases of a method have the same
+def _drawn(method: str, case: str) -> dict:
     spec = importlib.util.spec_from_file_location("fill", ROOT / "fill.py")
     fill = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fill)

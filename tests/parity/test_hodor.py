@@ -131,10 +131,11 @@ def test_backbone(case):
             near(found[0, : len(a[f"swin_{level}_slice"])], a[f"swin_{level}_slice"])
     # Two levels of the published pyramid are never used; here they are built to be compared.
     pyramid = Pyramid(net.backbone.channels, features.coarse.shape[1], outputs=len(maps)).eval()
-    given = {hodor._TABLE.get(k.rpartition(".")[0], ""): k.rpartition(".")[0] for k in state(case)}
+    weights = state(case)
+    given = {hodor._TABLE.get(k.rpartition(".")[0], ""): k.rpartition(".")[0] for k in weights}
     pyramid.load_state_dict(
         {
-            f"{ours.removeprefix('pyramid.')}.{kind}": state(case)[f"{theirs}.{kind}"]
+            f"{ours.removeprefix('pyramid.')}.{kind}": weights[f"{theirs}.{kind}"]
             for ours, theirs in given.items()
             if ours.startswith("pyramid.")
             for kind in ("weight", "bias")
