@@ -20,7 +20,7 @@ VERBS = (
     ("data", "check, prepare or look at a dataset, or write a synthetic one", "data"),
     ("benchmark", "measure what recipes, loading and scoring cost in time and memory", "benchmark"),
     ("experiment", "train and test the rows of a comparison", "experiment"),
-    ("report", "draw figures of runs, memories and attention", "report"),
+    ("report", "make a page of runs, or draw figures of runs, memories and attention", "report"),
     ("submission", "pack results for a benchmark's server, or check a packed file", "submission"),
 )
 _OUT_OF_MEMORY = """Out of memory: {}

@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 from rich.console import Console
 from rich.table import Table
 
+from lightning_vos.callbacks.environment import write_environment
 from lightning_vos.callbacks.run_files import run_folder
 from lightning_vos.evaluation.scores import write_rows
 from lightning_vos.io.masks import VOC_PALETTE
@@ -52,6 +53,7 @@ class InstanceWriter(Callback):
         if scores is None:
             console.print("No scores: this split has no public truth.", highlight=False)
             return
+        write_environment(folder, pl_module.device)
         write_rows(folder / "summary.csv", ("videos",), {("all",): scores.summary})
         write_rows(folder / "categories.csv", ("category",), {(name,): row for name, row in scores.categories.items()})
         table = Table("all videos", "%")

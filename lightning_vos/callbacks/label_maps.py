@@ -14,9 +14,12 @@ import numpy as np
 from lightning.pytorch import Callback
 from rich.console import Console
 
+from lightning_vos.callbacks.environment import write_environment
+from lightning_vos.callbacks.results import gathered
 from lightning_vos.callbacks.run_files import run_folder
 from lightning_vos.errors import ConfigError
 from lightning_vos.evaluation.scores import write_rows
+from lightning_vos.evaluation.semantic import measures
 from lightning_vos.io.class_maps import write_class_maps
 from lightning_vos.io.masks import resized, write_mask
 from lightning_vos.io.overlay import overlay, write_image
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 _RECORD = "made_with.json"
 _UNKNOWN = 255
+_VALUES = 256  # of a label map
 _COLOURS = (3, 2, 1)  # bands of Sentinel-2 that are red, green and blue
 _RANGE = (2, 98)  # percentiles of a band that are painted black and white
 
@@ -174,20 +178,50 @@ class ClassMapWriter(LabelMapCallback):
         return (run_folder(trainer) if self.folder is None else Path(self.folder)) / "maps" / f"{name}.npz"
 
 
-class LabelMapScoreWriter(Callback):
-    """Prints the scores of a test with what they measure, and writes `summary.csv` and `classes.csv`, in percent."""
+class LabelMapScoreWriter(LabelMapCallback):
+    """Prints the scores of a test with what they measure, and writes them in percent into the run's folder.
+
+    That is `summary.csv`, `classes.csv` and `images.csv`; `confusion.csv` has pixels, a row for each true class. What
+    it ran on is in `environment.json`.
+    """
+
+    def __init__(self) -> None:
+        self._images: dict[int, tuple[str, NDArray[np.int64]]] = {}
+
+    def on_label_map(self, trainer: L.Trainer, sample: ScoredImage, labels: NDArray[np.uint8]) -> None:
+        """Count the pixels of an image by their true and predicted value."""
+        if sample.truth is not None and sample.truth.mask is not None:
+            pairs = sample.truth.mask.cpu().numpy().astype(np.uint16) << 8 | labels
+            self._images[sample.number] = sample.image.name, np.stack(np.unique(pairs, return_counts=True), axis=1)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: LabelMapModule) -> None:  # type: ignore[override]
-        """Write and print the scores."""
+        """Gather what all ranks counted; the first one writes and prints the scores."""
+        images = gathered(self._images)  # a collective call: every rank makes it
+        self._images = {}
         if not trainer.is_global_zero:
             return
         scores, say = pl_module.scores, partial(Console().print, highlight=False, soft_wrap=True, markup=False)
+        folder = run_folder(trainer)
+        write_environment(folder, trainer.strategy.root_device)
         if scores is None:
             say("No mIoU: this split has no public masks.")
             return
-        folder = run_folder(trainer)
         write_rows(folder / "summary.csv", ("images",), {("all",): scores.summary})
         write_rows(folder / "classes.csv", ("class",), {(name,): row for name, row in scores.categories.items()})
+        class_set: ClassSet = trainer.datamodule.class_set  # type: ignore[attr-defined]
+        total, by_image = np.zeros((_VALUES, _VALUES), np.int64), {}
+        for _, (name, counted) in sorted(images.items()):
+            counts = np.zeros(_VALUES * _VALUES, np.int64)
+            counts[counted[:, 0]] = counted[:, 1]
+            by_image[name,] = measures(counts.reshape(total.shape), class_set)[0]
+            total += counts.reshape(total.shape)
+        write_rows(folder / "images.csv", ("image",), by_image)
+        confusion = total[class_set.values, class_set.values].tolist()
+        rows = {
+            (name,): dict(zip(class_set.names, row, strict=True))
+            for name, row in zip(class_set.names, confusion, strict=True)
+        }
+        write_rows(folder / "confusion.csv", ("class",), rows)
         say(", ".join(f"{name} {value:.1f} %" for name, value in scores.summary.items()), style="bold")
         say(scores.variant)
         say(f"Scores are in {folder}")

@@ -10,7 +10,9 @@ import numpy as np
 import torch.distributed
 from PIL import Image
 from rich.console import Console
+from torchmetrics.utilities import dim_zero_cat
 
+from lightning_vos.callbacks.environment import write_environment
 from lightning_vos.callbacks.instances import MIN_SCORE, painted_instances
 from lightning_vos.callbacks.predictions import PredictionCallback
 from lightning_vos.callbacks.run_files import run_folder
@@ -21,7 +23,8 @@ from lightning_vos.io.masks import write_mask
 from lightning_vos.io.overlay import contact_sheet, overlay, write_image
 from lightning_vos.io.video import VideoWriter
 from lightning_vos.metrics.region_boundary import RegionBoundary
-from lightning_vos.metrics.sequence import SequenceScorer
+from lightning_vos.metrics.sequence import Column, SequenceScorer, values
+from lightning_vos.structures import ScoredVideo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
         InstanceVideo,
         Prediction,
         ScoredInstanceVideo,
-        ScoredVideo,
         Video,
     )
     from lightning_vos.vos.module import VOSModule
@@ -61,27 +63,29 @@ class MaskWriter(PredictionCallback):
 
 
 class ScoreWriter(PredictionCallback):
-    """Writes `sequences.csv` and `objects.csv` in the run's folder, and prints the sequences.
+    """Writes `sequences.csv`, `objects.csv` and `frames.csv` in the run's folder, and prints the sequences.
 
-    All is in percent but `switches`, the number of identity switches.
+    All is in percent but `switches`, the number of identity switches. What it ran on is in `environment.json`.
     """
 
     def __init__(self) -> None:
-        self._names: dict[int, str] = {}
+        self._scored: dict[int, tuple[str, Sequence[str]]] = {}
 
     def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo | ScoredInstanceVideo) -> None:
-        """Remember the name of a scored video."""
-        if sample.truth is not None:
-            self._names[sample.number] = sample.video.name
+        """Remember the names of a scored video and of its frames."""
+        if sample.truth is not None and isinstance(sample, ScoredVideo):
+            self._scored[sample.number] = sample.video.name, sample.video.frame_names
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: VOSModule) -> None:  # type: ignore[override]
         """Gather the scores of all ranks; the first one writes them."""
         scores = pl_module.scores.compute()  # a collective call: every rank makes it
-        names = gathered(self._names)
-        self._names = {}
+        names = gathered({number: name for number, (name, _) in self._scored.items()})
+        frames = gathered(_frame_rows(pl_module.scores, self._scored))
+        self._scored = {}
         if not trainer.is_global_zero:
             return
         folder, console = run_folder(trainer), Console()
+        write_environment(folder, pl_module.device)
         if not names:
             console.print(
                 f"No scores: this split has no public truth. Masks are in {folder / 'masks'}",
@@ -93,6 +97,8 @@ class ScoreWriter(PredictionCallback):
         write_rows(folder / "sequences.csv", ("sequence",), {(name,): row for name, row in sequences.items()})
         objects = {(names[number], object_id): row for (number, object_id), row in scores.objects.items()}
         write_rows(folder / "objects.csv", ("sequence", "object"), objects)
+        by_frame = {key: row for number in sorted(frames) for key, row in frames[number].items()}
+        write_rows(folder / "frames.csv", ("sequence", "object", "frame"), by_frame)
         console.print(score_table("sequence", sequences, ("all objects", scores.summary)))
         console.print(f"Masks and scores are in {folder}", highlight=False, soft_wrap=True)
 
@@ -269,6 +275,28 @@ class OverlayWriter(PredictionCallback):
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _frame_rows(
+    scores: RegionBoundary, scored: Mapping[int, tuple[str, Sequence[str]]]
+) -> dict[int, dict[tuple[str, int, str], dict[str, float]]]:
+    """Number of a sequence of this rank -> (sequence, object, frame) -> J and F in percent."""
+    table = np.unique(dim_zero_cat(scores.rows).cpu().numpy(), axis=0)  # by sequence, object and frame
+    found = {}
+    for number, (name, frame_names) in scored.items():
+        rows = table[table[:, 0] == number, 1:]
+        region, boundary = 100 * values(rows, Column.REGION), 100 * values(rows, Column.BOUNDARY)
+        found[number] = {
+            (name, object_id, frame_names[frame]): {"J": j, "F": f}
+            for object_id, frame, j, f in zip(
+                rows[:, Column.OBJECT].tolist(),
+                rows[:, Column.FRAME].tolist(),
+                region.tolist(),
+                boundary.tolist(),
+                strict=True,
+            )
+        }
+    return found
 
 
 def painted(frame: Tensor, prediction: Prediction, palette: bytes) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""`lightning_vos report`: the figures of the papers from runs and videos of one's own."""
+"""`lightning_vos report`: a page about runs, and the figures of the papers from runs and videos of one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_vos.commands import report_classes
+from lightning_vos.commands import report_classes, report_figure, report_page
 from lightning_vos.commands.inputs import (
     add_device_option,
     add_input_options,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_KINDS = ("figure", "trade-off", "dynamic-frame", "attention", "features", "box-queries", "class-attention", "gates")
 _COLUMNS = ("test/J&F", "test/FPS", "test/peak_memory_gb")
 
 
@@ -41,11 +42,12 @@ def trade_off(runs: Sequence[Path], labelled: Sequence[tuple[str, Path]], output
     from rich.console import Console
     from rich.table import Table
 
+    from lightning_vos.figures.run_results import run_names
     from lightning_vos.io.plots import Bubble, check_figure_path, write_figure
     from lightning_vos.io.plots import trade_off as draw
 
     check_figure_path(output)
-    named = [*zip(_names(runs), runs, strict=True), *labelled]
+    named = [*zip(run_names(runs), runs, strict=True), *labelled]
     if not named:
         raise ConfigError("Name at least one run, such as runs/mavos_r50/version_0, or --label NAME=RUN.")
     advice = "name each run once, and one of two that are called alike by --label NAME=RUN"
@@ -59,16 +61,6 @@ def trade_off(runs: Sequence[Path], labelled: Sequence[tuple[str, Path]], output
     console = Console()
     console.print(table)
     console.print(f"The figure is {output}", highlight=False, soft_wrap=True)
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    """What runs are called: by their recipe, the parent of `version_N`, and the version where recipes are the same."""
-    absolute = [run.absolute() for run in runs]
-    recipes = [path.parent.name if path.name.startswith("version_") else path.name for path in absolute]
-    return [
-        f"{recipe} {path.name}" if recipes.count(recipe) > 1 else recipe
-        for recipe, path in zip(recipes, absolute, strict=True)
-    ]
 
 
 def _results(run: Path) -> tuple[float, float, float]:
@@ -376,9 +368,16 @@ def main(args: list[str]) -> None:
     Raises:
         UserError: The words ask for something that cannot be done.
     """
-    parser = argparse.ArgumentParser("lightning_vos report", description="Draw figures.", allow_abbrev=False)
-    known = "trade-off | dynamic-frame | attention | features | box-queries | class-attention | gates"
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar=known)
+    if args and args[0] not in (*_KINDS, "-h", "--help"):
+        report_page.main(args)
+        return
+    parser = argparse.ArgumentParser(
+        "lightning_vos report",
+        description="Write one page about runs, side by side: lightning_vos report RUN [RUN ...] [-o report.html]. "
+        "Or draw a figure:",
+        allow_abbrev=False,
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar=" | ".join(_KINDS))
     plot = kinds.add_parser("trade-off", help="accuracy, speed and memory of tested runs", allow_abbrev=False)
     plot.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="a folder such as runs/mavos_r50/version_1")
     plot.add_argument("--label", action="append", default=[], metavar="NAME=RUN", help="a run under another name")
@@ -405,6 +404,7 @@ def main(args: list[str]) -> None:
         kind.add_argument("--frames", type=int, metavar="N", help="only the first N frames are seen; all by default")
         add_device_option(kind)
     encoders.add_argument("--columns", type=int, default=6, help="frames to draw (6)")
+    report_figure.add_parser(kinds)
     for kind in (plot, maps, heads, encoders, queries, *report_classes.add_parsers(kinds)):
         kind.add_argument("--output", type=Path, required=True, metavar="FILE", help="the picture, such as plot.png")
     parsed, recipe = parser.parse_known_args(args)
@@ -415,6 +415,8 @@ def main(args: list[str]) -> None:
         case "trade-off":
             labelled = _labelled(words["label"], "--label", "NAME=RUN", "R50=runs/mavos_r50/version_1")
             trade_off(words["runs"], labelled, words["output"])
+        case "figure":
+            report_figure.figure(**words)
         case "dynamic-frame":
             dynamic_frame(**words)
         case "attention":

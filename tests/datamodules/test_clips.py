@@ -210,6 +210,14 @@ def test_the_ranks_share_out_every_number_once():
     assert draw(1, 2, 1) == [15, 16, 17]
 
 
+@pytest.mark.parametrize(("world", "batch"), [(1, 8), (1, 2), (2, 4), (2, 1), (4, 2)])
+def test_a_step_has_the_same_numbers_however_devices_share_it(world, batch):
+    batches = 8 // (world * batch)  # that a rank accumulates
+    ranks = [StepSampler(batch, rank, world, lambda: 3 * batches) for rank in range(world)]
+    drawn = [number for rank in ranks for number in itertools.islice(rank, batches * batch)]
+    assert sorted(drawn) == list(range(24, 32))  # of the fourth step
+
+
 def test_a_cache_keeps_what_was_asked_for_last_within_its_budget():
     cache, reads = PictureCache(250), []
 

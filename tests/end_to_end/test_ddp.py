@@ -25,7 +25,8 @@ def test_two_processes_train_and_score_as_one(command, workplace, data, frames):
     shutil.copytree(data, workplace / "data")
     keep_videos(workplace / "data", *frames)
     words = ["--config", str(TINY), "--data=datamodules.DAVIS", "--data.root=data"]
-    words += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=1"]
+    words += ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    words += ["--data.batch_size=1", "--effective_batch_size=2"]
     status, out = end(start("fit", *words, *TWO_PROCESSES, program=Path(__file__).with_name("fit_and_test.py")), 240)
     assert status == 0, out
     assert "MEMBER: 2/2" in out
@@ -34,6 +35,7 @@ def test_two_processes_train_and_score_as_one(command, workplace, data, frames):
     runs = workplace / "runs/tiny"
     assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1"]
     fit, two, one = (runs / f"version_{number}" for number in range(3))
+    assert "A step: 2 items, 1 at once on each of 2 devices, 1 times." in out
     assert checkpoint(fit)["global_step"] == 2
     alone = command("test", *words, "--ckpt_path=best")
     assert alone.status == 0, alone.err
