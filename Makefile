@@ -1,7 +1,7 @@
 # Everything runs from .venv, which `make install` fills from requirements.lock. Needs Python 3.11 or newer and a network.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types format lock wheel clean
+.PHONY: help install demo tables test test-all lint types format lock wheel clean
 
 BIN := .venv/bin
 RUN := $(BIN)/lightning_vos
@@ -26,6 +26,9 @@ SEED ?= 0
 demo: install ## Train a small MAVOS on rendered videos, test it on others, leave an overlay to look at (SEED=0)
 	$(RUN) fit --config configs/demo.yaml --seed_everything $(SEED)
 	$(RUN) test --config configs/demo.yaml --ckpt_path last
+
+tables: install ## Render the tables of experiments/*/README.md from their files and results
+	$(RUN) experiment tables
 
 test: install ## Run the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest

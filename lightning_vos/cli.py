@@ -19,7 +19,7 @@ VERBS = (
     ("convert", "turn a published checkpoint into one of ours", "convert"),
     ("data", "check, prepare or look at a dataset, or write a synthetic one", "data"),
     ("benchmark", "measure what recipes, loading and scoring cost in time and memory", "benchmark"),
-    ("experiment", "train and test the rows of a comparison", "experiment"),
+    ("experiment", "run tables of the papers and comparisons row by row, or a sweep", "experiment"),
     ("report", "make a page of runs, or draw figures of runs, memories and attention", "report"),
     ("submission", "pack results for a benchmark's server, or check a packed file", "submission"),
 )

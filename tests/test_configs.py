@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import instantiate_module
 
 import datamodules
@@ -86,6 +86,7 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
     assert config["trainer"]["use_distributed_sampler"] is False
     module = built(config)
     data = config["data"]["init_args"]
+    instantiate_module(LightningDataModule, {"_class_path": config["data"]["class_path"], **data})
     if type(module) is HODOR:
         length = data["length"] if "length" in data else data["sampler"]["init_args"]["length"]
         assert paths(module.cycle, length, 0)  # clips of that length have cycles

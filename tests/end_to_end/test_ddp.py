@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from runs import TINY, TWO_PROCESSES, checkpoint, end, files, start, table
+from runs import TINY, TWO_PROCESSES, checkpoint, end, files, kill, start, table
 
 
 def keep_videos(data: Path, *frames: int) -> None:
@@ -49,3 +53,46 @@ def test_two_processes_train_and_score_as_one(command, workplace, data, frames):
     assert [ours[name] for name in scores] == [theirs[name] for name in scores]
     assert ours.keys() == theirs.keys()
     assert ours["test/J&F", 0] == table(fit)["val/J&F", 1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["hodor_demo.yaml", "qmvos_demo.yaml"])
+def test_other_methods_do_as_well(command, workplace, recipe):
+    """TAFormer and token masking have theirs with their other runs."""
+    words = ["--config", recipe, "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=1"]
+    words += ["--trainer.enable_progress_bar=false", "--data.workers=0"]
+    words += ["--data.settings={train: 4, val: 3, frames: 6, height: 64, width: 80}"]
+    status, out = end(start("fit", *words, *TWO_PROCESSES, program=Path(__file__).with_name("fit_and_test.py")), 400)
+    assert status == 0, out
+    assert "MEMBER: 2/2" in out
+    alone = command("test", *words, "--ckpt_path=best")
+    assert alone.status == 0, alone.err
+    _, two, one = sorted(workplace.glob("runs/*/version_*"))
+    assert files(two, "objects.csv") == files(one, "objects.csv")
+    assert table(two)["test/J&F", 0] == table(one)["test/J&F", 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_others(workplace, tiny, rank):
+    run = start("fit", *tiny, "--trainer.max_steps=100000", "--trainer.val_check_interval=100000", *TWO_PROCESSES)
+    metrics = workplace / "runs/tiny/version_0/metrics.csv"
+    try:
+        while not metrics.is_file():
+            assert run.poll() is None, Path("out.txt").read_text()
+            time.sleep(0.2)
+        (child,) = subprocess.check_output(["pgrep", "-P", str(run.pid)], text=True).split()
+        os.kill((run.pid, int(child))[rank], signal.SIGKILL)
+        assert run.wait(60) != 0
+        while alive(int(child)):
+            time.sleep(0.2)
+    finally:
+        kill(run)
+    told = ("another process of this run ended", "terminated with code -9")
+    assert any(words in Path("out.txt").read_text() for words in told)
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs, and is not just one that nobody has asked for its status."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False)
+    return state.stdout.strip() not in ("", "Z")
