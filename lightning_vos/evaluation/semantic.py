@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 import zipfile
 import zlib
@@ -150,6 +151,7 @@ def score_semantic(
     class_set = _class_set(classes)
     truth, wanted, which = _truth(ground_truth, split)
     run = _run(prediction)
+    _check_classes(run, class_set)
     predicted = _images(prediction if run is None else run / "masks")
     maps = (prediction if run is None else run) / "maps"
     if sweep is not None:
@@ -189,6 +191,26 @@ def _run(prediction: Path) -> Path | None:
         return prediction.parent
     has_top = next(prediction.glob("[!.]*.[pP][nN][gG]"), None) is not None
     return prediction if (prediction / "masks").is_dir() and not has_top else None
+
+
+def _check_classes(run: Path | None, class_set: ClassSet) -> None:
+    """Refuse a run whose label maps are of other classes, where it has noted them."""
+    path = None if run is None else run / "made_with.json"
+    if path is None or not path.is_file():
+        return
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        foreign = [name for name in names if name not in class_set.names]
+    except (ValueError, KeyError, TypeError):
+        return  # not of a run of ours
+    if foreign:
+        raise ConfigError(
+            f"The label maps of {run} are of other classes than those of {class_set.title}.\n"
+            f"  found {_some(names)}\n"
+            f"  of which {_some(foreign)} are not among {_some(class_set.names)}\n"
+            "Say what the values stand for: --classes voc, coco, ade20k or a text file with a class a line, in the\n"
+            "order of the values, background first where there is one."
+        )
 
 
 def _require_one(predicted: Collection[str], wanted: Sequence[str], ground_truth: Path, prediction: Path) -> None:

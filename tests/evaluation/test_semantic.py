@@ -580,6 +580,18 @@ def test_how_label_maps_were_made_is_told(run):
     )
 
 
+def test_a_run_of_other_classes_is_refused(run):
+    truth, folder = run
+    record = folder / "made_with.json"
+    for noted in ({"classes": ["cat", "dog", "cow"]}, {"weights": "0"}, []):
+        record.write_text(json.dumps(noted))
+        score_semantic(truth, folder, classes=PETS)
+    record.write_text(json.dumps({"classes": ["cat", "dog", "polyps"]}))
+    for prediction in (folder, folder / "masks"):
+        with pytest.raises(ConfigError, match=r"of which polyps are not among background, cat, dog, cow\n.*--classes"):
+            score_semantic(truth, prediction, classes=PETS)
+
+
 def test_the_list_is_told(devkit):
     root, predictions = devkit
     assert "2 images of the list val and 21 classes" in score_semantic(root, predictions).variant
