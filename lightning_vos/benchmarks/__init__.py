@@ -1,1 +1,1 @@
-"""What networks cost: memory and time over the length of a video, and the parts of one frame."""
+"""What methods cost: over videos and images, in the parts of a frame, in training; attention, loading, scoring."""

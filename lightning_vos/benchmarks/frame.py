@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_vos.benchmarks.workload import Setting, SyntheticVideo, peak_bytes, reset_peak, seconds
+from lightning_vos.benchmarks.workload import Setting, SyntheticVideo, median_seconds, peak_bytes, reset_peak
 from lightning_vos.errors import ConfigError
 from lightning_vos.vos.network import Given, advance
 
@@ -51,7 +50,7 @@ def measure_frame(
     if not hasattr(network.test_rules, "interval"):
         raise ConfigError(
             f"`benchmark frame` measures banks that take in a frame at intervals, {type(network).__name__} has none.\n"
-            "  expected a recipe of the MAVOS family; `benchmark memory` takes any"
+            "  expected a recipe of the MAVOS family; `benchmark video` takes any"
         )
     if network.capacity is not None and setting.objects > network.capacity:
         raise ConfigError(
@@ -70,12 +69,12 @@ def measure_frame(
                 break
             held = filled.bank_frames
             reset_peak(device)
-            spent = _median(partial(video.step, _with_interval(filled, _NEVER)), repeats, device)
+            spent = median_seconds(partial(video.step, _with_interval(filled, _NEVER)), repeats, device)
             yield Cost(WHOLE.format(held), spent, filled.bank_bytes, peak_bytes(device) - loaded)
             if held <= 2:
                 memory = filled
         reset_peak(device)
-        spent = _median(partial(video.step, filled), repeats, device)
+        spent = median_seconds(partial(video.step, filled), repeats, device)
         yield Cost("frame that updates the bank", spent, filled.bank_bytes, peak_bytes(device) - loaded)
         yield from _parts(video, memory, filled, repeats, device)
         del filled
@@ -124,16 +123,6 @@ def _with_interval(memory: Any, interval: int) -> Any:
     return replace(memory, rules=replace(memory.rules, interval=interval))
 
 
-def _median(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    work()  # the first run makes what later ones find
-    spent = []
-    for _ in range(repeats):
-        started = seconds(device)
-        work()
-        spent.append(seconds(device) - started)
-    return median(spent)
-
-
 def _parts(video: _Video, memory: Any, filled: Any, repeats: int, device: torch.device) -> Iterator[Cost]:
     """The verbs of a network on a frame; the decoder, which `segment` ends with, is counted with `resolve`.
 
@@ -146,15 +135,15 @@ def _parts(video: _Video, memory: Any, filled: Any, repeats: int, device: torch.
     logits, seen = segment()
     resolve = partial(network.resolve, (logits,), (seen,), view)
     decoder = network.get_submodule("decoder")
-    decode = _median(partial(decoder, *_inputs(decoder, segment)), repeats, device)
-    yield Cost("  encode", _median(partial(network.encode, entered), repeats, device))
-    yield Cost("  propagate", _median(segment, repeats, device) - decode)
-    yield Cost("  decode", decode + _median(resolve, repeats, device))
+    decode = median_seconds(partial(decoder, *_inputs(decoder, segment)), repeats, device)
+    yield Cost("  encode", median_seconds(partial(network.encode, entered), repeats, device))
+    yield Cost("  propagate", median_seconds(segment, repeats, device) - decode)
+    yield Cost("  decode", decode + median_seconds(resolve, repeats, device))
     for what, held, interval in (("  memorize", memory, _NEVER), ("  memorize and update", filled, 1)):
         logits, seen = network.segment(features, held, view, time=_LATER)
         planes = network.resolve((logits,), (seen,), view).planes
         memorize = partial(network.memorize, features, planes, _with_interval(seen, interval), time=_LATER)
-        yield Cost(what, _median(memorize, repeats, device))
+        yield Cost(what, median_seconds(memorize, repeats, device))
 
 
 def _local_attention(
@@ -164,7 +153,7 @@ def _local_attention(
     module = next((module for name, module in network.named_modules() if name.endswith("short_term")), None)
     if module is not None:
         attend = partial(module, *_inputs(module, step))
-        spent = _median(attend, repeats, device)
+        spent = median_seconds(attend, repeats, device)
         yield Cost("  local attention, one layer", spent, None, allocated_at_peak(attend, device))
 
 

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,8 +19,11 @@ import torch.nn.functional as F
 from lightning_vos.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+MIB = 2**20
 Precision = Literal["32", "bf16"]
 _REACH = 64  # pixels that the picture wanders over
 
@@ -124,6 +128,17 @@ def seconds(device: torch.device) -> float:
     if device.type == "mps":
         torch.mps.synchronize()
     return time.perf_counter()
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """The median of so many runs, after one that is not counted."""
+    work()  # the first run makes what later ones find
+    spent = []
+    for _ in range(repeats):
+        started = seconds(device)
+        work()
+        spent.append(seconds(device) - started)
+    return median(spent)
 
 
 def resident_bytes() -> int:

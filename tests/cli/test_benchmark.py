@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,60 +11,33 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
-from rich.console import Console
+from benchmarking import RECIPE, cells_of, measure_here, refused
 
 from lightning_vos.benchmarks import process
 from lightning_vos.benchmarks.attention import AttentionCost, Rates, cases, measure_attention, plain_sample
 from lightning_vos.benchmarks.frame import allocated_at_peak, measure_frame
-from lightning_vos.benchmarks.memory import MIB, Curves, FrameRow, Summary, curves, measure_memory, summarize
 from lightning_vos.benchmarks.training import StepCost, draw_clips, measure_training
-from lightning_vos.benchmarks.workload import Setting, SyntheticVideo
-from lightning_vos.commands.benchmark import _print_summaries, _step_costs, build_module
+from lightning_vos.benchmarks.workload import MIB, Setting, SyntheticVideo
+from lightning_vos.commands.benchmark.recipes import vos_module
+from lightning_vos.commands.benchmark.training import _step_costs
 from lightning_vos.commands.inputs import choose_device
 from lightning_vos.errors import ConfigError
-from lightning_vos.models.mavos.memory import Append, Capped, MemoryRules, ReferenceOnly
+from lightning_vos.models.mavos.memory import Append, Capped, ReferenceOnly
 from lightning_vos.models.taformer.deformable_attention import sample
 
-RECIPE = Path(__file__).parents[1] / "end_to_end/tiny.yaml"
-GROWING = f"""
-include: [{RECIPE}]
-model: {{init_args: {{network: {{init_args: {{memory: lightning_vos.models.mavos.memory.Append}}}}}}}}
-"""
 SMALL = ("--size", "33", "41", "--device", "cpu")
 # of a frame in the bank of tiny.network on 33 x 33 pixels: 5 x 5 tokens, 2 layers, C / 2 + 2 C + 2 C floats
 FRAME_BYTES = 25 * 2 * (16 + 64 + 64) * 4
 
 
-def setting(**changes: Any) -> Setting:
-    return Setting(**{"size": (33, 33), "objects": 2, "device": "cpu", "threads": 1, "precision": "32"} | changes)
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a recipe whose memory grows; what a fresh process would be sent runs in this one."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "growing.yaml").write_text(GROWING)
-
-    def at_once(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-        function, arguments = pickle.loads(pickle.dumps((function, arguments)))
-        yield from function(*arguments)
-
-    monkeypatch.setattr(process, "in_fresh_process", at_once)
+    measure_here(tmp_path, monkeypatch)
     return tmp_path
 
 
-def refused(finished: Any, *parts: str) -> None:
-    assert finished.status == 2, finished.err
-    message = finished.err[finished.err.index("error: ") :]
-    assert len(message.splitlines()) <= 8
-    assert "Traceback" not in finished.err
-    assert all(part in message for part in parts), message
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def setting(**changes: Any) -> Setting:
+    return Setting(**{"size": (33, 33), "objects": 2, "device": "cpu", "threads": 1, "precision": "32"} | changes)
 
 
 @pytest.mark.parametrize("objects", [1, 2, 7, 30])
@@ -90,61 +59,6 @@ def test_labels_move_with_the_picture():
     # the picture at frame 9 begins 25 pixels lower and 12 further left than at frame 0
     assert torch.equal(video.frame(9)[:, :15, 12:], video.frame(0)[:, 25:, :44])
     assert torch.equal(video.mask(9)[:15, 12:], video.mask(0)[25:, :44])
-
-
-@pytest.mark.parametrize(
-    ("memory", "held"), [(None, [1, 1, 2, 2, 2, 2, 2, 2]), (Append, [1, 1, 2, 2, 3, 3, 4, 4]), (ReferenceOnly, [1] * 8)]
-)
-def test_every_frame_tells_the_size_of_the_bank(memory, held):
-    parts = () if memory is None else (memory,)
-    rows = list(measure_memory(tiny.network(*parts, test_rules=MemoryRules(2)), setting(), 8))
-    assert [row.frame for row in rows] == list(range(8))
-    assert [row.bank_frames for row in rows] == held
-    assert [row.bank_bytes for row in rows] == [FRAME_BYTES * frames for frames in held]
-    assert all(row.cpu_seconds > 0 and row.wall_seconds > 0 and row.resident_bytes > 2**26 for row in rows)
-    assert all(row.allocated_bytes is None and row.peak_bytes is None for row in rows)
-
-
-def test_more_objects_than_a_memory_holds_are_counted_in_all_memories():
-    (row,) = measure_memory(tiny.network(), setting(objects=11), 1)
-    assert (row.bank_frames, row.bank_bytes) == (1, 2 * FRAME_BYTES)
-
-
-def test_half_precision_halves_the_bank():
-    (row,) = measure_memory(tiny.network(), setting(precision="bf16"), 1)
-    assert FRAME_BYTES / 2 <= row.bank_bytes < FRAME_BYTES
-
-
-def test_a_summary_of_a_long_video():
-    time = np.arange(1000)
-    curve = Curves(np.minimum(1 + time // 300, 2), 1 + time // 300, np.where(time < 800, 2.0, 3.0), 1000 + time)
-    summary = summarize(curve)
-    assert (summary.marks, summary.bank_bytes) == ([100, 500, 999], [1, 2, 2])
-    assert (summary.steady_from, summary.is_constant) == (300, True)
-    assert (summary.early, summary.late) == ((100, 300), (800, 1000))
-    assert (summary.late_over_early, summary.late_minus_early_bytes) == (1.5, 700)
-    assert (summary.seconds, summary.memory_bytes) == ([2, 2, 3], [1100, 1500, 1999])
-
-
-def test_a_summary_of_a_short_video_that_grows():
-    time = np.arange(100)
-    summary = summarize(Curves(1 + time // 10, 1 + time // 10, 1.0 + time, 5 * time))
-    assert (summary.steady_from, summary.is_constant) == (90, False)
-    assert (summary.early, summary.late) == ((5, 15), (90, 100))
-    assert summary.late_over_early == pytest.approx((1 + 94.5) / (1 + 9.5))
-    assert summary.late_minus_early_bytes == 5 * 85
-
-
-def test_curves_hold_the_times_and_the_memory_of_the_device():
-    row = FrameRow(0, 1, 2, cpu_seconds=3, wall_seconds=4, resident_bytes=5, allocated_bytes=None, peak_bytes=None)
-    assert curves([row], setting()) == (1, 2, 3, 5)
-    assert curves([row], setting(device="cpu:0")) == (1, 2, 3, 5)
-    assert curves([row._replace(allocated_bytes=6, peak_bytes=7)], setting(device="cuda:0")) == (1, 2, 4, 7)
-
-
-def test_summaries_of_hardly_anything():
-    assert summarize(Curves(*(np.array([1, 1]) for _ in range(4)))).is_constant
-    assert not summarize(Curves(np.array([1, 1, 2]), *(np.array([1, 1, 1]) for _ in range(3)))).is_constant
 
 
 @pytest.mark.parametrize(
@@ -179,7 +93,7 @@ def test_the_cost_of_a_training_step(here):
     steps = []
     costs = []
     for is_checkpointed in (False, True):
-        module = build_module(str(RECIPE), is_checkpointed=is_checkpointed)
+        module = vos_module(str(RECIPE), is_checkpointed=is_checkpointed)
         assert module.activation_checkpointing == is_checkpointed
         before = [parameter.clone() for parameter in module.parameters()]
         module.on_before_zero_grad = lambda optimizer: steps.append(optimizer)
@@ -284,70 +198,6 @@ def test_a_process_ends_with_its_reader():
         os.kill(pid, 0)
 
 
-def test_memory_of_two_recipes(command, here, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    finished = command("benchmark", "memory", str(RECIPE), f"{RECIPE}+growing", "--frames", "20", *SMALL)
-    assert finished.status == 0, finished.err
-    files = sorted(path.name for path in Path("runs/benchmark_memory").iterdir())
-    assert files == ["memory.png", "summary.json", "tiny+growing.csv", "tiny.csv"]
-    summary = json.loads(Path("runs/benchmark_memory/summary.json").read_text())
-    assert summary["setting"] == {"size": [33, 41], "objects": 2, "device": "cpu", "threads": 1, "precision": "32"}
-    assert summary["versions"]["torch"] == torch.__version__
-    constant, growing = (summary["recipes"][name] for name in ("tiny", "tiny+growing"))
-    assert (constant["is_constant"], constant["steady_from"]) == (True, 2)
-    assert (growing["is_constant"], growing["steady_from"], growing["bank_frames"]) == (False, 18, [2, 6, 10])
-    assert growing["bank_bytes"][2] == int(rows_of(Path("runs/benchmark_memory/tiny+growing.csv"))[-1]["bank_bytes"])
-    assert "masks mean nothing" in finished.out
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
-    assert [row[:4] for row in cells[3:6:2]] == [["tiny+growing", "2", "0.0", "2"], ["", "19", "0.2", "10"]]
-    assert "tiny: the bank is constant from frame 2; frames 18 to 19 take" in finished.out
-    assert "tiny+growing: the bank is growing, to frame 18; frames 18 to 19 take" in finished.out
-    assert Image.open("runs/benchmark_memory/memory.png").size == (1050, 1080)
-    refused(command("benchmark", "memory", str(RECIPE), *SMALL), "runs/benchmark_memory holds files already")
-
-
-@pytest.mark.parametrize("memory", ["GPU peak", "peak resident memory"])
-def test_summaries_are_whole_on_80_columns(memory):
-    label = "mavos_mobilenetv2+capped"
-    summary = Summary(
-        frames=10_001,
-        marks=[1000, 5000, 10_000],
-        bank_bytes=[12_345 * MIB] * 3,
-        bank_frames=[1234] * 3,
-        seconds=[1.2, 3.4, 12.345],
-        memory_bytes=[10_000 * MIB, 21_000 * MIB, 56_789 * MIB],
-        steady_from=9000,
-        is_constant=False,
-        early=(100, 300),
-        late=(9801, 10_001),
-        late_over_early=1.5,
-        late_minus_early_bytes=MIB,
-    )
-    out = io.StringIO()
-    _print_summaries(Console(file=out, width=80), {label: summary, "other": summary}, memory)
-    lines = out.getvalue().splitlines()
-    table = [line for line in lines if line[:1] in "┏┃┡│├└"]
-    assert max(map(len, table)) <= 80
-    assert "…" not in out.getvalue()
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if "│" in line]
-    assert "".join(row[0] for row in cells[:-3]) == label
-    assert [row[1:] for row in cells[-3:]] == [
-        ["1000", "12345.0", "1234", "1200", "1.00", "10000"],
-        ["5000", "12345.0", "1234", "3400", "2.83", "21000 (+11000)"],
-        ["10000", "12345.0", "1234", "12345", "10.29", "56789 (+46789)"],
-    ]
-    assert lines[-2].startswith(f"{label}: the bank is growing, to frame 9000; frames 9801 to 10000 take 1.500 times")
-
-
-@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
-def test_a_cpu_by_any_name_has_one_thread(command, here, device):
-    finished = command("benchmark", "memory", "growing", "--frames", "2", *SMALL[:3], "--device", device)
-    assert finished.status == 0, finished.err
-    summary = json.loads(Path("runs/benchmark_memory/summary.json").read_text())
-    assert (summary["setting"]["threads"], summary["time"]) == (1, "CPU seconds of the process")
-    assert setting(device=device).device_type == "cpu"
-
-
 def test_devices_that_compute_nothing_are_refused():
     assert choose_device("cpu:0").type == "cpu"
     for name in ("meta", "hpu", "abacus", ""):
@@ -355,34 +205,10 @@ def test_devices_that_compute_nothing_are_refused():
             choose_device(name)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), process.StoppedError("out of memory")])
-def test_what_was_measured_before_a_stop_is_kept(command, here, monkeypatch, stop):
-    at_once = process.in_fresh_process
-
-    def stopped(function: Callable[..., Iterator[Any]], recipe: str, *arguments: Any) -> Iterator[Any]:
-        for number, row in enumerate(at_once(function, recipe, *arguments)):
-            if number == 3 and recipe == "growing":
-                raise stop
-            yield row
-
-    monkeypatch.setattr(process, "in_fresh_process", stopped)
-    finished = command("benchmark", "memory", "growing", str(RECIPE), "--frames", "6", *SMALL, "--output", "out")
-    assert [row["frame"] for row in rows_of(Path("out/growing.csv"))] == ["0", "1", "2"]
-    if isinstance(stop, KeyboardInterrupt):
-        assert "stopped; the rows so far are in out" in finished.err
-        assert (finished.status, list(Path("out").iterdir())) == (130, [Path("out/growing.csv")])
-    else:
-        assert finished.status == 0, finished.err
-        assert len(rows_of(Path("out/tiny.csv"))) == 6
-        recipes = json.loads(Path("out/summary.json").read_text())["recipes"]
-        assert recipes["growing"]["stopped"] == "out of memory at frame 3"
-        assert recipes["tiny"]["stopped"] is None
-
-
 def test_frames_of_two_recipes(command, here):
     finished = command("benchmark", "frame", "growing", str(RECIPE), "--repeats", "1", "--profile", *SMALL)
     assert finished.status == 0, finished.err
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
+    rows = cells_of(finished.out)
     assert [row[0] for row in rows if row[1] == ""] == ["growing", "tiny"]
     whole = [row for row in rows if row[0].endswith("in the bank")]
     assert [row[0].split()[1] for row in whole] == ["1", "2", "4", "6", "8", "10", "1", "2"]
@@ -406,7 +232,7 @@ def test_training_of_two_recipes(command, here, monkeypatch):
     words = ("--lengths", "3", "8", "9", "--batch", "2", "--repeats", "1", *SMALL)
     finished = command("benchmark", "training", "growing", str(RECIPE), *words)
     assert finished.status == 0, finished.err
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
+    rows = cells_of(finished.out)
     figures = [row for row in rows if row[1]]
     assert figures == [
         ["clips of 8", "1.00", "800", "1.00", "80"],
@@ -438,7 +264,7 @@ def test_attention_fits_80_columns(command, here, monkeypatch):
     finished = command("benchmark", "attention")
     assert finished.status == 0, finished.err
     assert max(map(len, finished.out.splitlines())) <= 80
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in finished.out.splitlines() if "│" in line]
+    rows = cells_of(finished.out)
     assert rows == [
         ["encoder, space", "1234.5", "2500.0", "2.03", "1", "12345", "0", "0"],
         ["with gradients", "1234.5", "2500.0", "2.03", "1", "12345", "0", "1234"],
@@ -463,15 +289,14 @@ def test_attention_that_stops_is_told(command, here, monkeypatch):
         (("attention", "--repeats", "0"), ("--repeats 0 measures nothing",)),
         (("attention", "--size", "0", "5"), ("0 x 5 pixels", "at least 1")),
         (("attention", "--device", "meta"), ("--device meta cannot be used here",)),
-        (("memory", "nothing"), ("'nothing.yaml' does not exist",)),
-        (("memory", "mavos_r50+data/nothing"), ("'data/nothing.yaml' does not exist",)),
-        (("memory", "growing", "growing"), ("Two recipes are called growing",)),
-        (("memory", "wrong"), ("unknown key 'model.network.windw'", "did you mean 'window'?")),
-        (("memory", "refusing"), ("MAVOSNetwork refuses its arguments", "window is 4")),
-        (("memory", "growing", "--frames", "1"), ("--frames 1 is no video",)),
-        (("memory", "growing", "--size", "0", "5"), ("0 x 5 pixels", "at least 1")),
-        (("memory", "growing", "--size", "9", "9", "--objects", "3"), ("3 objects do not fit on 9 x 9",)),
-        (("memory", "growing", "--device", "abacus"), ("--device abacus cannot be used here",)),
+        (("frame", "nothing"), ("'nothing.yaml' does not exist",)),
+        (("frame", "mavos_r50+data/nothing"), ("'data/nothing.yaml' does not exist",)),
+        (("frame", "growing", "growing"), ("Two recipes are called growing",)),
+        (("frame", "wrong"), ("unknown key 'model.network.windw'", "did you mean 'window'?")),
+        (("frame", "refusing"), ("MAVOSNetwork refuses its arguments", "window is 4")),
+        (("frame", "segmentation_demo"), ("SegmentationFromMasks does not segment videos frame by frame",)),
+        (("frame", "growing", "--size", "0", "5"), ("0 x 5 pixels", "at least 1")),
+        (("frame", "growing", "--size", "9", "9", "--objects", "3"), ("3 objects do not fit on 9 x 9",)),
         (("frame", "growing", "--device", "meta"), ("--device meta cannot be used here",)),
         (("frame", "growing", "--objects", "11"), ("11 objects take several memories", "--objects 10")),
         (("frame", "growing", "--repeats", "0"), ("--repeats 0 measures nothing",)),
