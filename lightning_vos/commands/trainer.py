@@ -225,6 +225,8 @@ class CLI(LightningCLI):
             for each in self._loggers():
                 if each["class_path"].endswith("WandbLogger"):
                     each["init_args"]["id"] = run_id
+                    if "resume" in each["init_args"]:  # its None would win over Lightning's "allow"
+                        each["init_args"]["resume"] = "allow"
         return path
 
 
