@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datamodules.long_time_video import LongTimeVideo
     from datamodules.lvos import LVOS
     from datamodules.mixture import Mixture
+    from datamodules.random_scenes import RandomScenes
     from datamodules.static_images import StaticImages
     from datamodules.synthetic import Synthetic, SyntheticVIS
     from datamodules.synthetic_labelled import SyntheticImages
@@ -38,6 +39,7 @@ __all__ = [
     "LabelledImageFolder",
     "LongTimeVideo",
     "Mixture",
+    "RandomScenes",
     "StaticImages",
     "Synthetic",
     "SyntheticImages",
@@ -59,6 +61,7 @@ _HOME = {
     "LabelledImageFolder": "datamodules.labelled_image_folder",
     "LongTimeVideo": "datamodules.long_time_video",
     "Mixture": "datamodules.mixture",
+    "RandomScenes": "datamodules.random_scenes",
     "StaticImages": "datamodules.static_images",
     "Synthetic": "datamodules.synthetic",
     "SyntheticImages": "datamodules.synthetic_labelled",

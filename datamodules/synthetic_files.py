@@ -4,7 +4,7 @@ Nothing here imports torch, so that the command line can write a set at once.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,11 +13,14 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from datamodules.rendering import Difficulty, render_clip
+from datamodules.rendering import Difficulty, RenderedClip, render_clip
+from datamodules.scenes import SceneSettings, render_scene
 from lightning_vos.errors import ConfigError
 from lightning_vos.io.masks import VOC_PALETTE, write_mask
 
 FIRST_VAL_INDEX = 1_000_000  # validation clips keep their content whatever the number of training clips
+FIRST_SCORED_SCENE = 2**31  # no training draws so many
+_SCENES_OF_A_SPLIT = 1_000_000
 _STILLS_README = """This is a synthetic data set of still images, rendered by lightning_vos.
 It holds no image and no mask of any other data set. Scores on it compare with nothing published.
 
@@ -91,6 +94,44 @@ class StillSettings:
             )
 
 
+@dataclass(frozen=True)
+class SceneSetSettings:
+    """What a written set of scenes holds; the same settings always give the same files.
+
+    No clip of it is ever drawn in training, whatever the seeds.
+
+    Attributes:
+        val: Number of sequences to choose by.
+        test: Number of sequences to report.
+        frames: Frames of every sequence.
+        height: Pixels.
+        width: Pixels.
+        seed: Another seed gives other videos.
+        scenes: What they show.
+    """
+
+    val: int = 16
+    test: int = 32
+    frames: int = 32
+    height: int = 240
+    width: int = 432
+    seed: int = 0
+    scenes: SceneSettings = field(default_factory=lambda: SceneSettings(max_gap=3))
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be rendered."""
+        counts = self.val, self.test
+        if not 1 <= min(counts) <= max(counts) <= _SCENES_OF_A_SPLIT or self.frames < 3 or self.seed < 0:
+            raise ConfigError(
+                f"No set of scenes of val={self.val}, test={self.test}, frames={self.frames}, seed={self.seed} can be"
+                " rendered.\nExpected val >= 1, test >= 1, frames >= 3 and seed >= 0."
+            )
+        if min(self.height, self.width) < 64:
+            raise ConfigError(
+                f"No set of scenes of {self.height} x {self.width} pixels can be rendered: expected 64 x 64 or more."
+            )
+
+
 def write_davis(root: Path, settings: SyntheticSettings) -> None:
     """Write a synthetic set in the layout of DAVIS 2017, or leave it alone where it is complete.
 
@@ -107,6 +148,19 @@ def write_davis(root: Path, settings: SyntheticSettings) -> None:
     write_whole(root, settings, lambda draft: _write(draft, settings))
 
 
+def write_scenes(root: Path, settings: SceneSetSettings) -> None:
+    """Write scenes to be scored on in the layout of DAVIS 2017, as `write_davis`.
+
+    Args:
+        root: The folder that will hold `JPEGImages`, `Annotations` and `ImageSets`.
+        settings: What is rendered.
+
+    Raises:
+        ConfigError: `root` holds something else, or a synthetic set of other settings, or cannot be made.
+    """
+    write_whole(root, settings, lambda draft: _write_scene_set(draft, settings))
+
+
 def write_stills(root: Path, settings: StillSettings) -> None:
     """Write a synthetic set of still images, each the first frame of a clip; or leave it alone where it is complete.
 
@@ -120,7 +174,9 @@ def write_stills(root: Path, settings: StillSettings) -> None:
     write_whole(root, settings, lambda draft: _write_images(draft, settings))
 
 
-def write_whole(root: Path, settings: SyntheticSettings | StillSettings, write: Callable[[Path], None]) -> None:
+def write_whole(
+    root: Path, settings: SyntheticSettings | StillSettings | SceneSetSettings, write: Callable[[Path], None]
+) -> None:
     """Have a set written beside `root` and move it there, or leave alone what is complete."""
     if _is_written(root, settings):
         return
@@ -139,7 +195,7 @@ def write_whole(root: Path, settings: SyntheticSettings | StillSettings, write: 
             draft.rename(root)
 
 
-def _is_written(root: Path, settings: SyntheticSettings | StillSettings) -> bool:
+def _is_written(root: Path, settings: SyntheticSettings | StillSettings | SceneSetSettings) -> bool:
     """Whether `root` holds the very set; refuses a folder that holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
@@ -169,17 +225,9 @@ def _write(root: Path, settings: SyntheticSettings) -> None:
         "train": {f"synthetic-train-{k:03}": k for k in range(settings.train)},
         "val": {f"synthetic-val-{k:03}": FIRST_VAL_INDEX + k for k in range(settings.val)},
     }
-    for year in ("2016", "2017"):
-        lists = root / "ImageSets" / year
-        lists.mkdir(parents=True)
-        for split, sequences in splits.items():
-            (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in sequences))
 
-    tags = {}
-    sequences = splits["train"] | splits["val"]
-    title, console = f"Rendering {len(sequences)} videos", Console(stderr=True)
-    for name, index in track(sequences.items(), title, console=console, disable=not console.is_terminal):
-        clip = render_clip(
+    def render(index: int) -> RenderedClip:
+        return render_clip(
             settings.seed,
             index,
             frames=settings.frames,
@@ -187,6 +235,41 @@ def _write(root: Path, settings: SyntheticSettings) -> None:
             width=settings.width,
             difficulty=settings.difficulty,
         )
+
+    _write_sequences(root, splits, render)
+    (root / "synthetic.json").write_text(json.dumps(asdict(settings), indent=1))
+
+
+def _write_scene_set(root: Path, settings: SceneSetSettings) -> None:
+    val, test = FIRST_SCORED_SCENE, FIRST_SCORED_SCENE + _SCENES_OF_A_SPLIT
+    splits = {
+        "val": {f"scene-val-{k:03}": val + k for k in range(settings.val)},
+        "test": {f"scene-test-{k:03}": test + k for k in range(settings.test)},
+    }
+
+    def render(index: int) -> RenderedClip:
+        size = settings.height, settings.width
+        return render_scene(settings.seed, index, settings.frames, *size, settings.scenes)
+
+    _write_sequences(root, splits, render)
+    (root / "synthetic.json").write_text(json.dumps(asdict(settings), indent=1))
+
+
+def _write_sequences(
+    root: Path, splits: Mapping[str, Mapping[str, int]], render: Callable[[int], RenderedClip]
+) -> None:
+    """The lists of the splits, and of each sequence, by its index, the frames, the masks and the tags."""
+    for year in ("2016", "2017"):
+        lists = root / "ImageSets" / year
+        lists.mkdir(parents=True)
+        for split, sequences in splits.items():
+            (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in sequences))
+
+    tags = {}
+    indices = {name: index for sequences in splits.values() for name, index in sequences.items()}
+    title, console = f"Rendering {len(indices)} videos", Console(stderr=True)
+    for name, index in track(indices.items(), title, console=console, disable=not console.is_terminal):
+        clip = render(index)
         tags[name] = clip.tags
         images, annotations = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
         images.mkdir(parents=True)
@@ -196,7 +279,6 @@ def _write(root: Path, settings: SyntheticSettings) -> None:
             write_mask(annotations / f"{time:05}.png", mask, VOC_PALETTE)
     (root / "tags.json").write_text(json.dumps(tags, indent=1))
     (root / "README.txt").write_text(_README)
-    (root / "synthetic.json").write_text(json.dumps(asdict(settings), indent=1))
 
 
 def _write_images(root: Path, settings: StillSettings) -> None:

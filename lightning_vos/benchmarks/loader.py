@@ -27,6 +27,7 @@ _DECODE = (("io/frames.py", "read_frame"), ("io/masks.py", "read_mask"))
 _AUGMENT = tuple(
     (f"datamodules/{file}.py", "__call__") for file in ("transforms", "hodor_transforms", "image_transforms")
 )
+_RENDER = (("scenes/rendering.py", "render_scene"),)
 _COLLATE = (("data/_utils/collate.py", "default_collate"),)
 
 
@@ -91,6 +92,8 @@ def measure_rate(data: LightningDataModule, workers: int, batches: int) -> Loade
 def measure_stages(data: LightningDataModule, batches: int) -> dict[str, float]:
     """Name the share of the time that each stage of a batch takes without workers; they add up to 1.
 
+    Stages that the data does without are left out.
+
     Args:
         data: As `measure_rate` takes it.
         batches: How many batches are profiled.
@@ -115,9 +118,11 @@ def measure_stages(data: LightningDataModule, batches: int) -> dict[str, float]:
     stages = {
         "read": read,
         "decode": share(*_DECODE) - read,
+        "render": share(*_RENDER),
         "augment": share(*_AUGMENT),
         "collate": share(*_COLLATE),
     }
+    stages = {stage: spent for stage, spent in stages.items() if spent > 0}
     return {**stages, "draw, merge and convert": 1 - sum(stages.values())}
 
 
