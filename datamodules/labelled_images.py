@@ -24,6 +24,7 @@ from lightning_vos.errors import ConfigError, DatasetNotFoundError, MaskError
 from lightning_vos.evaluation.semantic import ClassSet
 from lightning_vos.io.frames import FRAME_SUFFIXES, frame_size, read_frame
 from lightning_vos.io.masks import read_mask
+from lightning_vos.io.png import read_header
 from lightning_vos.structures import ImageTruth, LabelledImages, MaskedImages, ScoredImage, WholeImage
 
 _Batch = TypeVar("_Batch")
@@ -31,6 +32,7 @@ _Read = TypeVar("_Read")
 _TRANSFORM = ImageTransform()
 _PLAIN_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\:\0]+")
 _SHOWN = 4
+_HEADER_BYTES = 33  # of a PNG
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class ImageSet:
             return None
         path = Path(self.masks[number])
         mask = read_mask(path)
-        _require_size(mask, frame_size(Path(self.paths[number])), path)
+        _require_size(mask.shape, frame_size(Path(self.paths[number])), path)
         return self.checked(mask, path)
 
     def checked(self, mask: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
@@ -235,7 +237,7 @@ class MaskedImageDataset(EndlessImages[MaskedImages]):
     def _read(self, number: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         pixels, mask = self.images.read(number), self._mask(number)
         source = Path((self.masks or self.images.masks or self.images.paths)[number])
-        _require_size(mask, pixels.shape[:2], source)
+        _require_size(mask.shape, pixels.shape[:2], source)
         return self.transform.train_masked(pixels, self._classes[mask], rng)
 
     def _mask(self, number: int) -> NDArray[np.uint8]:
@@ -288,7 +290,7 @@ class ImageDataModule(RankedDataModule, ABC):
         transform: Augmentation and normalisation.
         predict_split: Which images `predict` runs over; "train" to make the masks that a second stage is trained on.
         skip_broken: Whether training draws another image where one, or its mask, cannot be used, instead of stopping;
-            what is skipped is counted and named. Nothing is ever skipped that is scored.
+            what is skipped is counted and named. Nothing is ever skipped that is scored or predicted.
         train_masks: What tells the class of every pixel of the training images: "own", the dataset's label maps, or a
             folder of indexed `<image>.png`, such as the run that predicted them, with the values of the dataset; pixels
             of 255 are not learnt from. None: training images come with their labels.
@@ -375,6 +377,7 @@ class ImageDataModule(RankedDataModule, ABC):
 
         Raises:
             ConfigError: The training images have no label maps, which are to be trained on.
+            MaskError: One in the folder `train_masks` is no label map, or of another size than its image.
             UserError: The dataset, a split or one of its files is not there, or is not as expected.
         """
         needed: dict[str, tuple[Split, ...]] = {
@@ -387,16 +390,17 @@ class ImageDataModule(RankedDataModule, ABC):
                 continue
             found = self._images[split] = self.images(split)
             title, folder = self.describe(split)
+            title = f"Predicted (data.predict_split={split}): {title}" if stage == "predict" else title
             count = len(found.names)
             rank_zero_info(
-                f"{title}: {count} image{'s' if count > 1 else ''} of {len(self.class_names)} classes in "
+                f"{title}: {count:,} image{'s' if count > 1 else ''} of {len(self.class_names)} classes in "
                 f"{folder.absolute()}"
             )
         if stage == "fit" and self.train_masks is not None:
             self._find_masks(self._images["train"], self.train_masks)
 
     def _find_masks(self, images: ImageSet, source: Path | Literal["own"]) -> None:
-        """Look for the label maps to train on and say where they are."""
+        """Look for the label maps to train on, as far as their headers tell, and say where they are."""
         title, folder = self.describe("train")
         if source == "own":
             if not images.has_masks:
@@ -418,6 +422,9 @@ class ImageDataModule(RankedDataModule, ABC):
                 "Write them: lightning_vos predict with the first stage's recipe and --data.predict_split train."
             )
         self._mask_files = [there[name] for name in images.names]
+        if not self.skip_broken:
+            for mask, image in zip(self._mask_files, images.paths, strict=True):
+                _check_header(Path(mask), Path(image))
         rank_zero_info(f"Trained on the masks in {masks.absolute()}")
 
     def train_dataloader(self) -> DataLoader[LabelledImages] | DataLoader[MaskedImages]:
@@ -517,11 +524,25 @@ def found_in(folder: Path) -> str:
     return (", ".join(entries[:6]) or "an empty folder") + (", ..." if len(entries) > 6 else "")
 
 
-def _require_size(mask: NDArray[np.uint8], size: tuple[int, ...], path: Path) -> None:
-    if mask.shape != size:
+def _check_header(mask: Path, image: Path) -> None:
+    """Refuse a label map that its header says to be another kind of picture, or of another size than its image."""
+    with mask.open("rb") as file:
+        header = read_header(file.read(_HEADER_BYTES), str(mask))
+    if not header.kind.endswith("indexed") and header.kind != "8 bits, grey":
+        raise MaskError(
+            f"Label map of another kind: {mask}\n"
+            f"  found {header.kind}; expected an indexed PNG, or a grey one of 8 bits\n"
+            "Write the number of the class into each pixel, not its colour."
+        )
+    if image.suffix.lower() in FRAME_SUFFIXES:  # rasters say their size as they are read
+        _require_size((header.height, header.width), frame_size(image), mask)
+
+
+def _require_size(found: tuple[int, ...], size: tuple[int, ...], path: Path) -> None:
+    if found != size:
         raise MaskError(
             f"Label map of another size than its image: {path}\n"
-            f"  found {mask.shape[1]}x{mask.shape[0]}, expected {size[1]}x{size[0]} (width x height).\n"
+            f"  found {found[1]}x{found[0]}, expected {size[1]}x{size[0]} (width x height).\n"
             "Write it again at the size of the image; scale label maps to the nearest pixel only."
         )
 

@@ -76,8 +76,16 @@ def _text(error: UserError) -> str:
 
 
 def _refuse(message: str) -> NoReturn:
+    _close_progress_bars()
     sys.stderr.write(f"error: {message.strip()}\n")
     sys.exit(2)
+
+
+def _close_progress_bars() -> None:
+    """End the lines of those that an error left open."""
+    tqdm = sys.modules.get("tqdm")
+    for bar in list(tqdm.tqdm._instances) if tqdm else ():
+        bar.close()
 
 
 def _overview() -> str:

@@ -80,6 +80,12 @@ def with_included(path: Path, chain: tuple[Path, ...] = ()) -> list[Path]:
     return [*paths, path]
 
 
+def sections(path: Path) -> list[str]:
+    """The keys at the top of a config, less `include` and the `+` of those that add to a list."""
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [str(key).removesuffix("+").split(".")[0] for key in settings if key != "include"]
+
+
 def without_includes(text: str, source: Path) -> str:
     """The text of a config less its `include:` list."""
     return _split_includes(text, source)[1]

@@ -10,7 +10,9 @@ import difflib
 import inspect
 import re
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
 _UNKNOWN = re.compile(r"Option '(?P<key>[^']+)' is not accepted")
-_UNKNOWN_AT_TOP = re.compile(r"(?:Subcommand|Group) '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'")
+_UNKNOWN_IN_GROUP = re.compile(r"(?:Subcommand|Group) '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (?P<words>.*)")
 _NO_ATTRIBUTE = re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'")
 _NO_MODULE = re.compile(r"No module named '(?P<module>[^']+)'")
@@ -41,13 +43,13 @@ def explain(message: str, arguments: Arguments, known_keys: Iterable[str]) -> st
         arguments: Where the settings were written.
         known_keys: The dotted keys that the verb's parser takes.
     """
-    if match := _UNRECOGNIZED.search(message):
+    if match := _UNRECOGNIZED.match(message):
         word = match["words"].split()[0]
         if not word.startswith("-"):
             return f"{word!r} is not an option; options are written --key=value or --config FILE"
-        return _unknown_key(word.lstrip("-").partition("=")[0], known_keys, arguments)
-    if match := _UNKNOWN_AT_TOP.search(message):
-        return _unknown_key(match["key"], known_keys, arguments)
+        return unknown_key(word.lstrip("-").partition("=")[0], known_keys, arguments)
+    if match := _UNKNOWN_IN_GROUP.match(message):
+        return unknown_key(match["key"], known_keys, arguments)
     if match := _REQUIRED.search(message):
         missing = " and ".join(key.split(".")[-1] for key in match["keys"].split(", "))
         return f"no {missing} given\n  name a recipe: --config configs/RECIPE.yaml"
@@ -55,7 +57,7 @@ def explain(message: str, arguments: Arguments, known_keys: Iterable[str]) -> st
 
 
 def _explain_nested(lines: list[str], arguments: Arguments) -> str:
-    statements = (_UNKNOWN, _NO_ATTRIBUTE, _NO_MODULE, _BARE_NAME, _EXPECTED)
+    statements = (_UNKNOWN, _UNRECOGNIZED, _UNKNOWN_IN_GROUP, _NO_ATTRIBUTE, _NO_MODULE, _BARE_NAME, _EXPECTED)
     hits = [number for number, line in enumerate(lines) if any(statement.search(line) for statement in statements)]
     if not hits:
         return "\n".join(line for line in lines if line.strip())[:600]
@@ -67,6 +69,11 @@ def _explain_nested(lines: list[str], arguments: Arguments) -> str:
         owner = _CALLABLE.search(line)
         class_path = owner["path"] if owner else classes[-1] if classes else ""
         return _unknown_parameter([*keys, match["key"]], class_path, arguments)
+    if match := _UNRECOGNIZED.search(line):
+        key = match["words"].split()[0].lstrip("-").partition("=")[0]
+        return _unknown_in_group(keys, key, classes[-1], arguments)
+    if match := _UNKNOWN_IN_GROUP.search(line):
+        return _unknown_in_group(keys, f"{match['group']}.{match['key']}", classes[-1], arguments)
     if match := _NO_ATTRIBUTE.search(line):
         return _unknown_class(f"{match['module']}.{match['name']}", keys, arguments, _public_names(match["module"]))
     if match := _NO_MODULE.search(line):
@@ -98,7 +105,14 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" -"))
 
 
-def _unknown_key(key: str, known: Iterable[str], arguments: Arguments) -> str:
+def unknown_key(key: str, known: Iterable[str], arguments: Arguments) -> str:
+    """The few lines that tell of a key that the verb's parser does not take.
+
+    Args:
+        key: The dotted key.
+        known: As `explain`'s `known_keys`.
+        arguments: Where the settings were written.
+    """
     known = list(known)
     head, leaf = key.split(".")[0], key.split(".")[-1]
     near = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(
@@ -110,12 +124,26 @@ def _unknown_key(key: str, known: Iterable[str], arguments: Arguments) -> str:
 
 
 def _unknown_parameter(keys: list[str], class_path: str, arguments: Arguments) -> str:
-    parameters = _parameters(class_path)
+    return _unknown_name(keys, class_path, _parameters(class_path), arguments)
+
+
+def _unknown_in_group(keys: list[str], key: str, class_path: str, arguments: Arguments) -> str:
+    """A key below an argument whose own arguments the class's parser lists, as it does those of dataclasses."""
+    *groups, leaf = key.split(".")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(_named(class_path))
+    group = "".join(f"{name}." for name in groups)
+    known = parser.get_defaults().keys()
+    names = [name.removeprefix(group) for name in known if name.startswith(group)]
+    return _unknown_name([*keys, *groups, leaf], ".".join([*keys, *groups]), names, arguments)
+
+
+def _unknown_name(keys: list[str], owner: str, parameters: list[str], arguments: Arguments) -> str:
     near = difflib.get_close_matches(keys[-1], parameters, n=1)
     takes = ", ".join(parameters) or "no options"
     return (
         f"unknown key {'.'.join(keys)!r}{arguments.find(keys[-1])}\n"
-        f"  {class_path} takes: {takes[:200]}{'...' if len(takes) > 200 else ''}"
+        f"  {owner} takes: {takes[:200]}{'...' if len(takes) > 200 else ''}"
         + (f"\n  did you mean {near[0]!r}?" if near else "")
     )
 
@@ -140,7 +168,7 @@ def _wrong_value(lines: list[str], number: int, keys: list[str], arguments: Argu
         below = [hit for line in lines[number:] if (hit := _GIVEN.search(line))]
         expected = above[-1]["types"] if above else expected
         found = below[0]["value"] if below else ""
-    expected = re.sub(r"<class '(.*?)'>", r"\1", expected).replace("typing.", "").replace("NoneType", "null")
+    expected = _in_words(expected)
     if nested := _NESTED.match(found):
         keys = [keys[0], *(key for key in nested["key"].split(".") if key != "init_args")]
         found = nested["value"]
@@ -151,9 +179,15 @@ def _wrong_value(lines: list[str], number: int, keys: list[str], arguments: Argu
     )
 
 
+def _in_words(expected: str) -> str:
+    """A type as people say it: "mean, otsu or a number" for `Literal['mean', 'otsu'] | float`."""
+    expected = re.sub(r"<class '(.*?)'>", r"\1", expected).replace("typing.", "").replace("NoneType", "null")
+    words = re.sub(r"Literal\[(.*?)\]", lambda literal: literal[1].replace("'", ""), expected)
+    return re.sub(r"(.+), float$", r"\1 or a number", words)
+
+
 def _parameters(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    found = getattr(import_module(module), name, None) if module else None
+    found = _named(class_path)
     owners = inspect.getmro(found) if inspect.isclass(found) else ()
     names: dict[str, None] = {}
     for owner in owners:
@@ -164,6 +198,11 @@ def _parameters(class_path: str) -> list[str]:
                 break
     names.pop("self", None)
     return list(names)
+
+
+def _named(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name, None) if module else None
 
 
 def _public_names(module: str) -> list[str]:

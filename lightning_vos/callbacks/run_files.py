@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
+_CONFIG = "config.yaml"
 MODEL = "model"  # key of a checkpoint: class path and arguments of its model
 
 
@@ -50,7 +51,7 @@ class SaveRunConfig(SaveConfigCallback):
         """Writes and hands on the config, once a run, on the first rank."""
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(self._text, encoding="utf-8")
+        (folder / _CONFIG).write_text(self._text, encoding="utf-8")
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self._text))
 
@@ -62,6 +63,16 @@ class SaveRunConfig(SaveConfigCallback):
     def _text(self) -> str:
         # with its nulls: they may stand against defaults
         return self.parser.dump(self.config, skip_none=False)
+
+
+def discard_unused(folder: Path) -> None:
+    """Removes the folder of a run that ended before it began: settings are all that is in it, or nothing."""
+    found = list(folder.iterdir()) if folder.is_dir() else None
+    if found is None or {path.name for path in found} - {_CONFIG, ExperimentWriter.NAME_HPARAMS_FILE}:
+        return
+    for path in found:
+        path.unlink()
+    folder.rmdir()
 
 
 class LastCheckpoint(Checkpoint):

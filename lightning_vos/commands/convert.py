@@ -164,8 +164,10 @@ def prune(source: Path, target: Path) -> str:
         ("memory of it", f"{before.memory_bytes / 1e6:.1f} MB", f"{after.memory_bytes / 1e6:.1f} MB"),
     )
     table = "\n".join(f"  {what:<22}{one:>12}{other:>12}" for what, one, other in (("", "before", "after"), *rows))
+    closed = sum(vit.layer_heads) - sum(left)
+    removed = f"its {closed} closed heads removed" if closed else "nothing removed but the gates: no head was closed"
     return (
-        f"{target} has its {sum(vit.layer_heads) - sum(left)} closed heads removed. Largest differences on a random "
+        f"{target} has {removed}. Largest differences on a random "
         f"image: {_difference(logits, same_logits)} of logits, {_difference(maps, same_maps)} of maps.\n{table}\n"
         f"To run it: --model.weights {shlex.quote(str(target))} {pruned_words(left, vit.channels)}"
     )

@@ -23,8 +23,8 @@ class Rehearsal:
         self._lines: dict[str, _Line] = {}
         self._built: set[str] = set()
 
-    def build(self, command: Sequence[str]) -> None:
-        """Read and build one command: the verb and its options.
+    def build(self, command: Sequence[str]) -> Namespace:
+        """Read and build one command: the verb and its options; gives all its settings.
 
         Raises:
             UserError: if the command line refuses it, or a part its arguments.
@@ -34,6 +34,7 @@ class Rehearsal:
             self._lines[verb].read(command)
         else:
             self._lines[verb] = _Line(command, self._built)
+        return self._lines[verb].config[verb]
 
 
 class _Line(CLI):

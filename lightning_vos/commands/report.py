@@ -368,7 +368,13 @@ def main(args: list[str]) -> None:
     Raises:
         UserError: The words ask for something that cannot be done.
     """
-    if args and args[0] not in (*_KINDS, "-h", "--help"):
+    if not args:
+        raise ConfigError(
+            "Name what to report.\n"
+            "  a page of runs: lightning_vos report RUN [RUN ...], such as runs/mavos_r50/version_1\n"
+            f"  a figure: lightning_vos report {' | '.join(_KINDS)}; --help says more"
+        )
+    if args[0] not in (*_KINDS, "-h", "--help"):
         report_page.main(args)
         return
     parser = argparse.ArgumentParser(
@@ -422,7 +428,8 @@ def main(args: list[str]) -> None:
         case "attention":
             attention(**words)
         case kind:
-            example = "r50=runs/taformer_r50/version_0/checkpoints/last.ckpt"
+            run = "r50=runs/taformer_r50" if kind in ("features", "box-queries") else "masked=runs/token_masking_voc"
+            example = f"{run}/version_0/checkpoints/last.ckpt"
             words["weights"] = _labelled(words["weights"], "--weights", "NAME=FILE", example)
             if kind in ("features", "box-queries"):
                 (features if kind == "features" else box_queries)(**words)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import netrc
 import os
+import re
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -20,23 +22,27 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_vos.callbacks.run_files import (
+    MODEL,
     SaveRunConfig,
     best_checkpoint,
+    discard_unused,
     go_on_writing,
     last_checkpoint,
     newest_run,
+    run_folder,
 )
 from lightning_vos.callbacks.seeding import StepSeed
 from lightning_vos.callbacks.wandb_page import kept_run_id
 from lightning_vos.commands.effective_batch import fill_steps
-from lightning_vos.config_files import Arguments, expand_config_options, without_includes
+from lightning_vos.config_files import Arguments, expand_config_options, sections, without_includes
 from lightning_vos.errors import CheckpointError, ConfigError, UserError
 from lightning_vos.io.checkpoints import read_checkpoint
-from lightning_vos.parse_errors import explain
+from lightning_vos.parse_errors import explain, unknown_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_SHOWN = 6  # classes in a message
 _UNNAMED = (None, "lightning_logs")
 _NOISE = (
     r".*LeafSpec.*is deprecated",  # lightning 2.6.6 on torch 2.15
@@ -60,7 +66,13 @@ class ParseError(Exception):
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors are raised for `main` to explain."""
+    """Lightning's parser, whose errors are raised for `main` to explain, and which refuses abbreviations.
+
+    jsonargparse makes the parsers of the arguments of classes of the same type, so that they refuse them, too.
+    """
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises what jsonargparse would print below its whole list of options.
@@ -98,7 +110,6 @@ class CLI(LightningCLI):
         self.verb = verb
         self.arguments = arguments
         self.resumed_step: int | None = None
-        refuse_abbreviations = {"allow_abbrev": False}
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -106,7 +117,6 @@ class CLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={"use_distributed_sampler": False, "callbacks": [StepSeed()]},
             seed_everything_default=0,
-            parser_kwargs={**refuse_abbreviations, **{verb: dict(refuse_abbreviations) for verb in self.subcommands()}},
             parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -138,11 +148,15 @@ class CLI(LightningCLI):
         Raises:
             ConfigError: The settings are not what the parser takes.
         """
+        known_keys = list(self._subcommand_parsers[self.verb].get_defaults().keys())
         try:
             self.config = parser.parse_args(self.arguments.words)
         except ParseError as error:
-            known_keys = self._subcommand_parsers[self.verb].get_defaults().keys()
             raise ConfigError(explain(str(error), self.arguments, known_keys)) from None
+        known_sections = {key.split(".")[0] for key in known_keys}
+        for section in (name for path in self.arguments.files for name in sections(path)):
+            if section not in known_sections:  # the parser passes over one that holds nothing
+                raise ConfigError(unknown_key(section, known_keys, self.arguments))
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets the settings that a checkpoint stored beat explicit words; here they do not count
@@ -180,7 +194,7 @@ class CLI(LightningCLI):
             error: BaseException = wrapper
             while error.__cause__ is not None:  # jsonargparse wraps what a nested part raised
                 error = error.__cause__
-            raise error if isinstance(error, UserError) else ConfigError(_refusal(error)) from error
+            raise error if isinstance(error, UserError) else ConfigError(_refusal(error, self.arguments)) from error
 
     def _instantiate(self) -> None:
         super().instantiate_classes()
@@ -192,6 +206,15 @@ class CLI(LightningCLI):
         """Lets a resumed run go on with its table of metrics."""
         if self.resumed_step is not None and self.trainer.is_global_zero and isinstance(self.trainer.logger, CSVLogger):
             go_on_writing(self.trainer.logger, self.resumed_step)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        begins = self.trainer.is_global_zero and not (folder := run_folder(self.trainer)).exists()
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception:
+            if begins:
+                discard_unused(folder)
+            raise
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
@@ -205,7 +228,7 @@ class CLI(LightningCLI):
     def _find_checkpoint(self, word: str) -> Path:
         if word not in ("best", "last"):
             path = Path(word)
-            _check_checkpoint(path)
+            _check_checkpoint(path, self.config[self.verb].model)
             return path
         logger = next(self._loggers(), None)
         if logger is None:
@@ -215,7 +238,7 @@ class CLI(LightningCLI):
         arguments = logger["init_args"]
         run = newest_run(Path(arguments.get("save_dir") or ".") / (arguments.get("project") or arguments["name"]))
         path = last_checkpoint(run) if word == "last" else best_checkpoint(run)
-        step = _check_checkpoint(path)
+        step = _check_checkpoint(path, self.config[self.verb].model)
         if word == "last" and self.verb == "fit" and logger["class_path"].endswith("CSVLogger"):
             number = run.name.removeprefix("version_")
             # the run goes on in its own folder, with its own best
@@ -315,28 +338,57 @@ def _wandb_key_is_known() -> bool:
         return False
 
 
-def _check_checkpoint(path: Path) -> int:
-    """Refuses a file that is no checkpoint of a training run before anything is built; gives its step."""
+def _check_checkpoint(path: Path, model: Namespace) -> int:
+    """Refuses a file that is no checkpoint of such a model's training before anything is built; gives its step."""
     checkpoint = read_checkpoint(path)
     if "pytorch-lightning_version" not in checkpoint:
         raise CheckpointError(
             f"{path} holds weights alone, --ckpt_path needs a checkpoint of a training run\n"
             "  give weights by --model.weights FILE; `lightning_vos convert` reads published files"
         )
+    theirs, ours = checkpoint.get(MODEL, {}).get("class_path", ""), model["class_path"]
+    names: list[str] = checkpoint.get("classes") or []
+    held = (
+        f"{len(names)} classes ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})" if names else ""
+    )
+    if all(name.startswith("lightning_vos.") for name in (theirs, ours)) and _method(theirs) != _method(ours):
+        raise CheckpointError(
+            f"{path} is a checkpoint of another method than the recipe's\n"
+            f"  found: {_method(theirs)}{f' of {held}' if names else ''}\n"
+            f"  expected: {_method(ours)}\n"
+            "  use the recipe that it was trained with, or name a checkpoint of this one"
+        )
+    expected = model.get("init_args.network.init_args.classes")
+    if names and expected is not None and expected != len(names):
+        raise CheckpointError(
+            f"{path} is a checkpoint of other classes than the recipe's\n"
+            f"  found: {_method(theirs)} of {held}\n"
+            f"  expected: {expected} classes (model.network.classes)\n"
+            "  use the recipe and the data that it was trained with; to train on other classes from its weights, give\n"
+            "  --model.weights FILE and --model.weights_may_lack in place of --ckpt_path"
+        )
     return int(checkpoint["global_step"])
 
 
-def _refusal(error: BaseException) -> str:
-    """Names the part that refused its arguments: the innermost constructor that the error came out of."""
+def _method(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def _refusal(error: BaseException, arguments: Arguments) -> str:
+    """Names the part that refused its arguments, the innermost constructor that the error came out of, and where."""
     part = ""
+    parameters: tuple[str, ...] = ()
     trace = error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
         name = type(frame.f_locals.get("self")).__qualname__
         if frame.f_code.co_name in ("__init__", "__post_init__") and not name.startswith("_"):
-            part = name
+            part, parameters = name, tuple(inspect.signature(type(frame.f_locals["self"])).parameters)
         trace = trace.tb_next
-    return f"{part or 'a part'} refuses its arguments: {_first_lines(str(error))}"
+    said = _first_lines(str(error)).removeprefix(f"{part}: ")
+    refused = next((word for word in re.findall(r"\w+", said) if word in parameters), None)
+    where = arguments.find(refused) if refused else ""
+    return f"{part or 'a part'} refuses its arguments: {said}{where}"
 
 
 def _lost_process(error: RuntimeError | KeyError) -> str | None:

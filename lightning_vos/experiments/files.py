@@ -74,12 +74,14 @@ class Training(_Part):
         configs: Config files, the recipe first.
         overrides: Options: dotted key -> value.
         start: The training whose last weights, of the same seed, it starts from.
+        masks: The training whose last weights, of the same seed, predict the label maps that it is trained on.
         synthetic: Instead of the one of the paper.
     """
 
     configs: list[str] = []
     overrides: dict[str, Value] = {}
     start: str | None = None
+    masks: str | None = None
     synthetic: Synthetic | None = None
 
 
@@ -252,14 +254,19 @@ def read_paper(file: Path) -> Paper:
     """Read what the tables of a paper share.
 
     Raises:
-        ConfigError: if the file cannot be read, has wrong keys or types, or a training starts from none that is there.
+        ConfigError: if the file cannot be read, has wrong keys or types, or a training needs one that is not there.
     """
     paper = _parse(Paper, file)
-    starts = {name: training.start for name, training in paper.trainings.items()}
+    needed = {name: training.start or training.masks for name, training in paper.trainings.items()}
     try:
-        for name in paper.trainings:
+        for name, training in paper.trainings.items():
             _check_name("training", name)
-            _chain("Training", name, starts)
+            if training.start is not None and training.masks is not None:
+                raise ConfigError(
+                    f"training {name} has `start` and `masks`.\n"
+                    "Expected one of them: weights to start from, or whose label maps it is trained on."
+                )
+            _chain("Training", name, needed)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
     return paper
@@ -406,6 +413,6 @@ def _chain(noun: str, name: str, starts: Mapping[str, str | None]) -> list[str]:
             raise ConfigError(f"{noun} {names[0]} starts from {start}, which is not there.\n{nearest(start, starts)}")
         if start in names:
             circle = " from ".join([*reversed(names[: names.index(start) + 1]), start])
-            raise ConfigError(f"{noun}s start from each other: {circle}.\nOne of them must have no `start`.")
+            raise ConfigError(f"{noun}s start from each other: {circle}.\nOne of them must stand alone.")
         names.insert(0, start)
     return names

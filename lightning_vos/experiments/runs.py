@@ -1,8 +1,9 @@
 """The rows of a table as commands: what is trained once, what is tested, where it lies, and what came out.
 
 A training lies in `runs/experiments/<paper>/trainings/<name>-seed<S>`, or, of a row that is trained by itself, in the
-row's folder `runs/experiments/<paper>/<table>/<row>-seed<S>`; tests lie in the latter. A result is a JSON beside the
-table, `<table>/<row>-seed<S>.json`. Rows on rendered data have all of it under `runs/experiments/synthetic`.
+row's folder `runs/experiments/<paper>/<table>/<row>-seed<S>`; tests lie in the latter. Label maps that another training
+is trained on lie in the run that predicts them. A result is a JSON beside the table, `<table>/<row>-seed<S>.json`. Rows
+on rendered data have all of it under `runs/experiments/synthetic`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ RUNS = Path("runs/experiments")
 COST = "cost.json"
 
 _COST = "lightning_vos.callbacks.cost.CostWriter"
+_PREDICTED = [
+    "--data.predict_split=train",
+    "--trainer.callbacks+=lightning_vos.callbacks.label_maps.LabelMapWriter",
+]
 _SURROUNDINGS = (
     *("device", "threads"),
     *("python", "torch", "lightning", "lightning_vos", "revision", "dirty", "machine"),
@@ -55,13 +60,15 @@ class TrainingRun:
         words: Its options.
         folder: What it writes lies here.
         start: Whose last weights it starts from.
+        masks: Whose last weights predict the label maps that it is trained on.
     """
 
     name: str
     seed: int
     words: list[str]
     folder: Path
-    start: TrainingRun | None
+    start: TrainingRun | None = None
+    masks: TrainingRun | None = None
 
     @property
     def label(self) -> str:
@@ -70,19 +77,40 @@ class TrainingRun:
 
     @property
     def recorded(self) -> list[str]:
-        """What its weights belong to: its own words, and all that its first weights come from."""
-        if self.start is None:
-            return self.words
-        return [*self.words, *(f"{self.start.name}: {word}" for word in self.start.recorded)]
-
-    def lineage(self) -> list[TrainingRun]:
-        """Those that its weights come from, the first of them first; itself last."""
-        return [*(self.start.lineage() if self.start else []), self]
+        """What its weights belong to: its own words, and all that its first weights or its label maps come from."""
+        before = [] if self.start is None else [f"{self.start.name}: {word}" for word in self.start.recorded]
+        if self.masks is not None:
+            before += [f"masks of {self.masks.name}: {word}" for word in self.masks.recorded]
+        return [*self.words, *before]
 
     def command(self) -> list[str]:
-        """What a person would type after `lightning_vos`."""
-        weights = [] if self.start is None else [f"--model.weights={self.start.checkpoint()}"]
-        return ["fit", *self.words, _save_dir(self.folder), *weights]
+        """What a person would type after `lightning_vos`, once what it needs is there."""
+        needed = [] if self.start is None else [f"--model.weights={self.start.checkpoint()}"]
+        if self.masks is not None:
+            needed.append(f"--data.train_masks={self.masks.label_maps()}")
+        return ["fit", *self.words, _save_dir(self.folder), *needed]
+
+    def predict_command(self) -> list[str]:
+        """What a person would type after `lightning_vos` to have the label maps of the training images."""
+        folder = self.label_maps()
+        own = [*_PREDICTED, f"--trainer.callbacks.folder={folder}"]
+        return ["predict", *self.words, *own, _save_dir(folder), f"--ckpt_path={self.checkpoint()}"]
+
+    def commands(self) -> list[list[str]]:
+        """All that a person would type after `lightning_vos` to have its weights, in order."""
+        before = [] if self.start is None else self.start.commands()
+        if self.masks is not None:
+            before += [*self.masks.commands(), self.masks.predict_command()]
+        return [*before, self.command()]
+
+    def checked(self) -> list[list[str]]:
+        """These commands without what differs between seeds and moments, and is never wrong."""
+        before = [] if self.start is None else self.start.checked()
+        own = ["fit", *self.words[:-1]]
+        if self.masks is not None:
+            before += [*self.masks.checked(), ["predict", *self.masks.words[:-1], *_PREDICTED]]
+            own.append("--data.train_masks=label_maps")
+        return [*before, own]
 
     def is_done(self) -> bool:
         """Whether it came to its end, and its weights are still there.
@@ -117,7 +145,7 @@ class TrainingRun:
         return runs / f"version_{number}" / CHECKPOINTS / LAST
 
     def carry_out(self) -> None:
-        """Train, or go on with what was stopped; first what it starts from, if that is not done.
+        """Train, or go on with what was stopped; first what it needs, if that is not done.
 
         Raises:
             ConfigError: if something was begun with other words.
@@ -125,6 +153,8 @@ class TrainingRun:
         """
         if self.start is not None and not self.start.is_done():
             self.start.carry_out()
+        if self.masks is not None:
+            self.masks.predict()
         began = self.folder / "started.json"
         is_resumed = self.is_begun()
         if not began.exists():
@@ -133,6 +163,24 @@ class TrainingRun:
         facts = {"words": self.recorded, "seconds": None if is_resumed else seconds, **_cost(self.folder)}
         _write(self.folder / "trained.json", facts | _surroundings())
         began.unlink()
+
+    def label_maps(self) -> Path:
+        """The folder of its label maps, in the run of its last weights: other weights have another one."""
+        return self.checkpoint().parents[1] / "label_maps"
+
+    def predict(self) -> None:
+        """Have the missing label maps of the training images predicted; first train, if that is not done.
+
+        Raises:
+            ConfigError: if something was begun with other words.
+            UserError: if a command fails.
+        """
+        if not self.is_done():
+            self.carry_out()
+        record = self.label_maps() / "predicted.json"
+        if _read(record, self.recorded) is None:
+            _carry_out(self.label, self.predict_command())
+            _write(record, {"words": self.recorded, **_surroundings()})
 
     def facts(self) -> dict[str, Any]:
         """What is known of how it was trained."""
@@ -183,13 +231,12 @@ class RowRun:
 
     def commands(self) -> list[list[str]]:
         """All that a person would type after `lightning_vos`, in order."""
-        fits = [training.command() for training in self.training.lineage()]
-        return [*fits, *(self.test_command(test) for test in self.tests)]
+        return [*self.training.commands(), *(self.test_command(test) for test in self.tests)]
 
     def checked(self) -> list[list[str]]:
         """Its commands without what differs between seeds and moments, and is never wrong."""
-        fits = [["fit", *training.words[:-1]] for training in self.training.lineage()]
-        return [*fits, *(["test", *self.training.words[:-1], *words] for words in self.tests.values() if words)]
+        tests = [["test", *self.training.words[:-1], *words] for words in self.tests.values() if words]
+        return [*self.training.checked(), *tests]
 
     def result(self) -> Result | None:
         """What it gave; None if it was not run.
@@ -324,9 +371,12 @@ def _training_of_row(table: Table, name: str, seed: int, is_synthetic: bool) -> 
 def _shared_training(table: Table, name: str, seed: int, is_synthetic: bool) -> TrainingRun:
     training = table.paper.trainings[name]
     folder = _root(table, is_synthetic) / "trainings" / f"{name}-seed{seed}"
-    start = None if training.start is None else _shared_training(table, training.start, seed, is_synthetic)
+    start, masks = (
+        None if other is None else _shared_training(table, other, seed, is_synthetic)
+        for other in (training.start, training.masks)
+    )
     words = _words(training, _synthetic(table, name) if is_synthetic else None, seed)
-    return TrainingRun(name, seed, words, folder, start)
+    return TrainingRun(name, seed, words, folder, start, masks)
 
 
 def _root(table: Table, is_synthetic: bool) -> Path:

@@ -17,8 +17,11 @@ from lightning_vos.experiments.runs import Result, row_run
 from lightning_vos.io.writing import written_beside
 
 NOT_RUN = "not run"
+LEGEND = "In each column: published | ours | difference."
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 
+_OF_PAPER = ("table", "figure")  # how the names of their files begin
+_WIDE = 6  # columns; of a table with more each test is shown by itself
 _UNITS = {"parameters": 1e6}  # papers print millions
 
 
@@ -38,6 +41,13 @@ class Line(NamedTuple):
     status: str
 
 
+class Block(NamedTuple):
+    """A table as it is shown, or the part of a wide one that is of one test."""
+
+    titles: list[str]
+    rows: list[list[str]]
+
+
 def compare(table: Table, *, is_synthetic: bool = False) -> list[Line]:
     """Every row of a table with what is published, what we found, and whether that agrees.
 
@@ -54,20 +64,17 @@ def compare(table: Table, *, is_synthetic: bool = False) -> list[Line]:
 
 def grid(table: Table, *, is_synthetic: bool = False) -> Group:
     """A table for the terminal: in each column `published | ours | difference`, or ours alone."""
-    title = f"{table.name}, on rendered data at small scale" if is_synthetic else table.name
+    title: str | None = f"{table.name}, on rendered data at small scale" if is_synthetic else table.name
     lines = compare(table, is_synthetic=is_synthetic)
-    shown = Grid(
-        *(Column(name, overflow="fold") for name in ["row", *table.columns, "status"]),
-        title=title,
-        box=SIMPLE,
-        pad_edge=False,
-    )
-    for line in lines:
-        cells = [" | ".join(part for part in cell if part) for cell in line.cells]
-        shown.add_row(line.label, *cells, line.status)
+    shown = []
+    for block in _blocks(table, lines):
+        columns = (Column(name, overflow="fold") for name in block.titles)
+        shown.append(Grid(*columns, title=title, box=SIMPLE, pad_edge=False))
+        for row in block.rows:
+            shown[-1].add_row(*row)
+        title = None
     is_compared = any(cell.published for line in lines for cell in line.cells)
-    notes = ["In each column: published | ours | difference."] if is_compared else []
-    return Group(shown, *notes, *table.notes)
+    return Group(*shown, *([LEGEND] if is_compared else []), *table.notes)
 
 
 def overview(folder: Path) -> Grid:
@@ -109,7 +116,7 @@ def write_readmes(folder: Path) -> list[Path]:
 def rendered(folder: Path) -> str:
     """The README of a paper with its tables as they stand today between the markers, the rest as it is.
 
-    Comparisons of our own, in which nothing is published, are left to the words around.
+    Comparisons of our own, whose files are called neither table nor figure, are left to the words around.
 
     Raises:
         ConfigError: if the README is not there or has no place for tables, or a table cannot be read.
@@ -121,24 +128,32 @@ def rendered(folder: Path) -> str:
     if not begin or not end:
         raise ConfigError(f"{path} has no place for tables.\nAdd the lines {BEGIN} and {END} where they are to be.")
     paper = read_paper(folder / PAPER)
-    tables = [table for file in table_files(folder) if _is_of_paper(table := read_table(file))]
-    parts = [_list(paper.notes), *(markdown(table) for table in tables), _published_files(paper)]
+    tables = [read_table(file) for file in table_files(folder) if file.stem.startswith(_OF_PAPER)]
+    parts = [_list([*paper.notes, LEGEND]), *(markdown(table) for table in tables), _published_files(paper)]
     return "\n\n".join([f"{before}{BEGIN}", *filter(None, parts), f"{END}{after}"])
 
 
 def markdown(table: Table) -> str:
     """A table for a README: title, rows, notes."""
-    lines = compare(table)
-    titles = ["row"]
-    for title in table.columns:
-        titles += [f"{title}{' (ratio)' if title in table.ratios else ''}", "ours", "difference"]
-    rows = [[line.label, *(text for cell in line.cells for text in cell), line.status] for line in lines]
-    parts = [f"### [{table.name}]({table.file.name})", _markdown([*titles, "status"], rows), _list(table.notes)]
-    return "\n\n".join(filter(None, parts))
+    blocks = [_markdown(block.titles, block.rows) for block in _blocks(table, compare(table))]
+    return "\n\n".join(filter(None, [f"### [{table.name}]({table.file.name})", *blocks, _list(table.notes)]))
 
 
-def _is_of_paper(table: Table) -> bool:
-    return any(row.published for row in table.rows.values())
+def _blocks(table: Table, lines: list[Line]) -> list[Block]:
+    """What is shown one below another; a part has the rows of which there is something to say."""
+    tests = [measure.partition("/")[0] for measure in table.columns.values()]
+    parts = [{test} for test in dict.fromkeys(tests)] if len(tests) > _WIDE else [set(tests)]
+    titles = [f"{title}{' (ratio)' if title in table.ratios else ''}" for title in table.columns]
+    blocks = []
+    for part in parts:
+        shown = [number for number, test in enumerate(tests) if test in part]
+        rows = [
+            [line.label, *(" | ".join(filter(None, line.cells[number])) for number in shown), line.status]
+            for line in lines
+            if len(parts) == 1 or any(any(line.cells[number]) for number in shown)
+        ]
+        blocks.append(Block(["row", *(titles[number] for number in shown), "status"], rows))
+    return blocks
 
 
 def _results(table: Table, name: str, is_synthetic: bool) -> list[Result]:

@@ -157,7 +157,13 @@ def _without_results(folder: Path) -> str:
     versions = sorted((path.name for path in folder.glob("version_*")), key=in_order)
     entries = sorted(path.name for path in folder.iterdir())
     found = ", ".join(entries[:_SHOWN]) + (", ..." if len(entries) > _SHOWN else "")
-    advice = f"name one of its runs, such as {folder / versions[-1]}" if versions else "run fit or test first"
+    below = sorted({path.parent.relative_to(folder).as_posix() for path in folder.glob("*/version_*/metrics.csv")})
+    if versions:
+        advice = f"name one of its runs, such as {folder / versions[-1]}"
+    elif below:
+        advice = f"name some of its runs: {', '.join(below[:_SHOWN])}{', ...' if len(below) > _SHOWN else ''}"
+    else:
+        advice = "run fit or test first"
     return (
         f"{folder} holds no results of a run.\n  found {found or 'an empty folder'}\n"
         f"  expected metrics.csv, as `lightning_vos fit` and `test` leave it\n  {advice}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -65,8 +66,25 @@ class Points(Dataset[Tensor]):
         return torch.tensor([float(index), 1.0])
 
 
+@dataclass(frozen=True)
+class Look:
+    """How points look: an argument that is a dataclass, whose own arguments the parser lists."""
+
+    threshold: Literal["mean", "otsu"] | float = "mean"
+    scales: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise ValueError("Look: scales is empty")
+
+
+_LOOK = Look()
+
+
 class TinyData(LightningDataModule):
-    def __init__(self, root: str = "here", length: int = 1000, broken: bool = False, workers: int = 0) -> None:
+    def __init__(
+        self, root: str = "here", length: int = 1000, broken: bool = False, workers: int = 0, look: Look = _LOOK
+    ) -> None:
         super().__init__()
         self.root, self.length, self.broken, self.workers = root, length, broken, workers
 

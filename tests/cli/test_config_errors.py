@@ -46,6 +46,16 @@ def fails(finished, *parts: str) -> None:
         ("--model.network.width=-3", ["Network refuses its arguments: width must be at least 1, found -3"]),
         ("--trainer.accelerator=gpuu", ["Trainer refuses its arguments", "gpuu"]),
         ("--model.network.width=13", ["error: width 13 brings bad luck"]),
+        (
+            "--data.look.thresh=0.3",
+            ["unknown key 'data.look.thresh'", "data.look takes: threshold, scales", "did you mean 'threshold'?"],
+        ),
+        ("--data.look.scale=[1.0]", ["unknown key 'data.look.scale'", "did you mean 'scales'?"]),
+        (
+            "--data.look.threshold=half",
+            ["wrong value for 'data.look.threshold'", "found: half", "expected: mean, otsu or a number\n"],
+        ),
+        ("--data.look.scales=[]", ["Look refuses its arguments: scales is empty", "the command line, --data.look.sc"]),
         ("extra", ["'extra' is not an option"]),
     ],
 )
@@ -61,6 +71,11 @@ def test_on_the_command_line(command, folder, option, parts):
     [
         ("trainer: {max_epoch: 3}", ["unknown key 'trainer.max_epoch'", "more.yaml, line 2"]),
         ("modle: {init_args: {scale: 2}}", ["unknown key 'modle.init_args.scale'", "did you mean 'model'?"]),
+        ("modle: {init_args: {}}", ["unknown key 'modle'", "more.yaml, line 2", "did you mean 'model'?"]),
+        (
+            "data: {init_args: {look: {thresh: 0.3}}}",
+            ["unknown key 'data.look.thresh'", "more.yaml, line 2", "did you mean 'threshold'?"],
+        ),
         ("model: {init_args: {network: {init_args: {widht: 2}}}}", ["unknown key 'model.network.widht'", "line 2"]),
         ("model: {init_args: {network: {init_args: {width: two}}}}", ["wrong value", "found: two", "line 2"]),
         (

@@ -192,14 +192,15 @@ def test_readmes_hold_the_tables_between_their_markers(command, table):
         "<!-- tables -->",
         "",
         "- Measured by others.",
+        "- In each column: published | ours | difference.",
         "",
         "### [Table 1: all of it](table1.yaml)",
         "",
-        "| row | J&F | ours | difference | FPS (ratio) | ours | difference | M | ours | difference | status |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| CFBI (2020) | 81.9 |  |  |  |  |  |  |  |  | cited |",
-        "| base | 84.5 | 84.1 | -0.4 | 1.00 (20.0) | 1.00 (8.0) |  |  | - |  | reproduced |",
-        "| with flips | 85.6 | not run |  | 0.50 (10.0) | not run |  |  | not run |  | not run |",
+        "| row | J&F | FPS (ratio) | M | status |",
+        "| --- | --- | --- | --- | --- |",
+        "| CFBI (2020) | 81.9 |  |  | cited |",
+        r"| base | 84.5 \| 84.1 \| -0.4 | 1.00 (20.0) \| 1.00 (8.0) | - | reproduced |",
+        r"| with flips | 85.6 \| not run | 0.50 (10.0) \| not run | not run | not run |",
         "",
         "- Odd values (sic).",
         "",
@@ -214,6 +215,32 @@ def test_readmes_hold_the_tables_between_their_markers(command, table):
         "More words.",
     ]
     assert command("experiment", "tables").out == ""  # rendering what is rendered changes nothing
+
+
+def test_a_wide_table_is_shown_test_by_test(command, table, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = {f"{test[0]}{number}": f"{test}/{number}" for test in ("short", "long") for number in range(4)}
+    rows = {"other": {"cited": "CFBI", "published": {"l0": 81.9}}, "base": {"train": "main", "published": {"s0": 1.5}}}
+    write(table, {"tests": {"short": {}, "long": {}}, "columns": columns, "rows": rows})
+    assert command("experiment", "tables").status == 0
+    readme = table.with_name("README.md").read_text().partition("### Published files")[0]
+    assert [line for line in readme.splitlines() if line.startswith("|") and "---" not in line] == [
+        "| row | s0 | s1 | s2 | s3 | status |",
+        r"| base | 1.5 \| not run | not run | not run | not run | not run |",
+        "| row | l0 | l1 | l2 | l3 | status |",
+        "| CFBI | 81.9 |  |  |  | cited |",
+        "| base | not run | not run | not run | not run | not run |",
+    ]
+    shown = [line.split() for line in command("experiment", "list", str(table)).out.splitlines()]
+    assert ["row", "s0", "s1", "s2", "s3", "status"] in shown
+    assert ["row", "l0", "l1", "l2", "l3", "status"] in shown
+
+
+def test_a_table_of_the_paper_without_numbers_is_rendered(command, table):
+    write(table.with_name("table4.yaml"), {"configs": [TINY], "columns": {"J": "test/J"}, "rows": {"a": None}})
+    assert command("experiment", "tables").status == 0
+    readme = table.with_name("README.md").read_text()
+    assert "### [table4](table4.yaml)\n\n| row | J | status |\n| --- | --- | --- |\n| a | not run | not run |" in readme
 
 
 def test_rendered_data_stands_apart(command, table, commands):

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from tqdm import tqdm
 
 from lightning_vos import __version__, cli
 from lightning_vos.errors import ConfigError
@@ -69,6 +70,17 @@ def test_a_user_error_is_found_wherever_it_hides(command, monkeypatch, how):
     monkeypatch.setattr(cli, "import_module", lambda name: Command)
     finished = command("convert", "a")
     assert (finished.status, finished.err) == (2, "error: too few frames\n  found: 1\n")
+
+
+def test_an_error_begins_a_line_below_an_open_bar(command, monkeypatch):
+    def fail(name: str) -> None:
+        raise ConfigError("too few frames")
+
+    monkeypatch.setattr(cli, "import_module", fail)
+    bar = tqdm(total=3, desc="Predicting", file=sys.stderr)
+    assert command("convert", "a").err.endswith("\nerror: too few frames\n")
+    assert bar.disable
+    assert command("convert", "a").err == "error: too few frames\n"
 
 
 def test_other_errors_keep_their_traceback(command, monkeypatch):

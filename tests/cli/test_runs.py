@@ -174,3 +174,26 @@ def test_a_checkpoint_of_another_model(command, folder):
     assert fit(command).status == 0
     words = ("--ckpt_path=last", "--model.network.width=7")
     fails(command("test", "-c", "tiny.yaml", *words), "does not fit the model TinyModel", "--model.weights FILE")
+
+
+def test_a_checkpoint_of_another_method_or_of_other_classes(command, folder):
+    kept = {"pytorch-lightning_version": "2.6", "global_step": 3, "classes": ["cat", "dog"], "state_dict": {}}
+    torch.save(kept | {"model": {"class_path": "lightning_vos.TokenMasking"}}, folder / "cats.ckpt")
+    words = ("--data=parts.TinyData", "--trainer.logger.save_dir=runs", "--ckpt_path=cats.ckpt")
+    other = command("test", "-c", "configs/segmentation_voc.yaml", *words)
+    fails(other, "cats.ckpt", "found: TokenMasking of 2 classes (cat, dog)", "expected: SegmentationFromMasks")
+    more = command("test", "-c", "configs/token_masking_voc.yaml", *words)
+    fails(more, "cats.ckpt", "2 classes (cat, dog)", "expected: 20 classes", "--model.weights FILE")
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("before", [None, "config.yaml", "notes.txt"])
+def test_a_refused_command_leaves_nothing_new(command, folder, before):
+    run = folder / "runs/tiny/version_0"
+    if before is not None:
+        run.mkdir(parents=True)
+        (run / before).write_text("kept")
+    words = ("--trainer.logger.version=0", "--data.broken=true")
+    fails(fit(command, *words), "frame 00003.jpg is missing")
+    assert run.exists() == (before is not None)
+    assert before is None or (run / before).is_file()

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -264,6 +265,12 @@ def test_only_what_a_network_sees_is_moved_to_a_device(written):
 def test_the_split_that_predict_runs_over_can_be_the_training_images(written):
     data = make("voc", written / "voc", "predict", predict_split="train")
     assert [scored.image.name for scored in data.predict_dataloader()] == list(data.images("train").names)
+
+
+def test_predict_says_which_list_its_split_is(written, caplog):
+    with caplog.at_level(logging.INFO):
+        make("voc", written / "voc", "predict", predict_split="test")
+    assert "Predicted (data.predict_split=test): VOC 2012 val: " in caplog.text
 
 
 @pytest.mark.parametrize(

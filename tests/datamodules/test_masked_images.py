@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datamodules import ADE20K, DFC2020, VOC, COCOSemantic, EndoTect, LabelledImageFolder
 from datamodules.image_transforms import ImageTransform
@@ -146,6 +147,19 @@ def test_a_mask_of_another_size_is_named(layout, written, tmp_path):
         drawn(make(layout, written / layout, train_masks=tmp_path))
     assert f"{name}.png" in said(error)
     assert "found 81x64, expected 80x64" in said(error)
+
+
+@pytest.mark.parametrize(("shape", "told"), [((64, 80, 3), "found 8 bits, RGB"), ((64, 81), "found 81x64")])
+def test_a_mask_that_cannot_be_one_is_found_before_a_training_begins(shape, told, written, tmp_path):
+    module = make("voc", written / "voc", None)
+    write_folder(module, tmp_path)
+    name = module.images("train").names[3]
+    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"{name}.png")
+    with pytest.raises(MaskError) as error:
+        make("voc", written / "voc", train_masks=tmp_path)
+    assert f"{name}.png" in said(error)
+    assert told in said(error)
+    assert name not in drawn(make("voc", written / "voc", train_masks=tmp_path, skip_broken=True))[0].names
 
 
 @pytest.mark.parametrize(("layout", "value"), [("voc", 21), ("ade20k", 151), ("dfc2020", 8)])

@@ -317,6 +317,7 @@ def test_pictures(command, workplace, recipe, run, tiny):
     assert Path("gates.svg").read_text().startswith("<?xml")
     place = ("--output", "a.png")
     assert_refused(command("report", "gates", *place), "needs weights")
+    assert_refused(command("report", "gates", "--weights", "a.ckpt", *place), "masked=runs/token_masking_voc/version_0")
     assert_refused(command("report", "gates", *weights[:2], *weights[:2], *place), "Two networks are called masked")
     words = ("report", "class-attention", *weights[:2], *place)
     assert_refused(command(*words, *recipe, "--image", "nothing"), "--image nothing is none of the 5")

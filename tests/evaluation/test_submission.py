@@ -314,6 +314,14 @@ def test_notes_tell_of_objects_that_come_early_or_never(youtube):
     )
 
 
+def test_masks_of_another_list_say_which_words_write_those_of_this_one(voc):
+    for path in voc.files.values():
+        path.rename(path.with_name(f"of_val_{path.name}"))
+    with pytest.raises(ConfigError, match="No mask that the server asks for") as refused:
+        voc.pack()
+    assert "`predict` with --data.test_split NAME" in str(refused.value)
+
+
 def test_masks_in_another_folder_than_any_that_is_asked_for(davis):
     with pytest.raises(ConfigError, match=r"found 6 masks such as aye-aye/00000.png\n  expected 6 masks such as aye-"):
         names = davis.dataset / "ImageSets/2017/test-dev.txt"

@@ -1,17 +1,14 @@
 """Every sweep that ships is one that W&B takes, and its points go through the real command line."""
 
 import json
+import logging
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from jsonargparse import Namespace
 
-from lightning_vos.commands.trainer import CLI
-from lightning_vos.config_files import expand_config_options
+from lightning_vos.commands.rehearsal import Rehearsal
 from lightning_vos.experiments.sweeps import read_sweep
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -47,29 +44,26 @@ def test_wandb_takes_the_file(file):
     assert violations == []
 
 
-class Built(CLI):
-    """Parses and checks what `fit` does, and builds the model alone, without its weights."""
-
-    def before_instantiate_classes(self):
-        """Nothing is logged."""
-
-    def _instantiate(self):
-        settings = Namespace(model=self.config[self.verb].model)
-        with torch.device("meta"):
-            self.model = self._subcommand_parsers[self.verb].instantiate_classes(settings).model
-
-    def _run_subcommand(self, subcommand):
-        return
-
-
-def ends(parameter):
-    """The first and the last value of a parameter."""
+def values(parameter, method):
+    """All values that a grid takes, or, by chance, those of a list or the ends of a range."""
     settings = parameter.settings
-    if parameter.distribution == "constant":
-        return settings["value"], settings["value"]
-    return (
-        (settings["values"][0], settings["values"][-1]) if "values" in settings else (settings["min"], settings["max"])
-    )
+    if method == "grid" or parameter.distribution == "constant":
+        return parameter.grid()
+    return settings["values"] if "values" in settings else [settings["min"], settings["max"]]
+
+
+def points(sweep):
+    """As few points as hold every value of every parameter."""
+    found = {one.name: values(one, sweep.method) for one in sweep.parameters}
+    for number in range(max(map(len, found.values()))):
+        yield {name: of_one[min(number, len(of_one) - 1)] for name, of_one in found.items()}
+
+
+@pytest.fixture(scope="module")
+def rehearsal():
+    logging.disable(logging.INFO)  # Lightning tells of seeds and devices
+    yield Rehearsal()
+    logging.disable(logging.NOTSET)
 
 
 def at(config, key):
@@ -79,15 +73,13 @@ def at(config, key):
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
-def test_points_go_through_the_command_line(tmp_path, monkeypatch, file):
+def test_points_go_through_the_command_line(tmp_path, monkeypatch, rehearsal, file):
     monkeypatch.chdir(tmp_path)
     sweep = read_sweep(file)
-    for values in zip(*map(ends, sweep.parameters), strict=True):
-        point = {one.name: value for one, value in zip(sweep.parameters, values, strict=True)}
+    for point in points(sweep):
         env, program, *words = sweep.command(point, Path("args.json"))
         assert (env, program, words[0]) == ("/usr/bin/env", "lightning_vos", "fit")
-        monkeypatch.setattr(sys, "argv", ["lightning_vos", *words])
-        config = Built("fit", expand_config_options(words)).config.fit
+        config = rehearsal.build(words)
         for key, value in point.items():
             found = at(config, key)
             assert found == value or found["class_path"] == value, key

@@ -51,8 +51,8 @@ def test_the_rate_may_rise_in_steps():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"rate": 1.5}, r"rates \[1.5\]"),
-        ({"steps": ((3, -0.1),)}, r"rates \[0.5, -0.1\]"),
+        ({"rate": 1.5}, "rate is 1.5"),
+        ({"steps": ((3, -0.1),)}, r"rates \[-0.1\]"),
         ({"steps": ((5, 0.0), (5, 0.2))}, r"epochs \[5, 5\]"),
         ({"steps": ((0, 0.0),)}, r"epochs \[0\]"),
     ],

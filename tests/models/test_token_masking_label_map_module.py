@@ -126,8 +126,9 @@ def test_a_training_on_other_classes_starts_from_the_rest_of_weights(trained, tm
 def test_a_network_of_other_classes_is_refused(stage, tmp_path):
     names = "cat, cow, dog" if stage is TokenMasking else "background, cat, cow, dog"
     told = rf"The data has {len(names.split())} classes: {names}\n  the network has \d.\nSet --model.network.classes="
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=told) as error:
         run(tmp_path, "fit", module(stage, 4), Images(stage))
+    assert "a misspelt one is a class of its own" in str(error.value)
 
 
 @pytest.mark.parametrize("train_masks", ["own", "runs/first/version_0"])

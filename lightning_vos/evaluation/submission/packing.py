@@ -94,7 +94,8 @@ def _masks_in(results: Path, folder: str, pattern: str, wanted: Collection[str])
             f"No mask that the server asks for is in {root}\n"
             f"  found {found if root.is_dir() else 'no such folder'}\n"
             f"  expected {len(wanted)} masks such as {min(wanted).removeprefix(folder)}\n"
-            "Name the folder of the masks, or that of the run that holds `masks`; or name another dataset or split."
+            "Name the folder of the masks, or that of the run that holds `masks`; or name another dataset or split.\n"
+            "A recipe may test on another list: `predict` with --data.test_split NAME writes the masks of this one."
         )
     return there
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lightning_vos.models.token_masking.segmentation_networks import SegmentationNetwork
 
 _CLASSES = "classes"  # key of a checkpoint: names
-_SHOWN = 4  # names in a message
+_SHOWN, _MOST_SHOWN = 4, 12  # names in a message; where one of them may be wrong
 
 
 class LabelMapModule(MethodModule, ABC):
@@ -121,9 +121,10 @@ class LabelMapModule(MethodModule, ABC):
         names = self.class_names
         if len(names) != self.network.classes:
             raise ConfigError(
-                f"The data has {len(names)} classes: {_some(names)}\n"
+                f"The data has {len(names)} classes: {_some(names, _MOST_SHOWN)}\n"
                 f"  the network has {self.network.classes}.\n"
-                f"Set --model.network.classes={len(names)}."
+                f"Set --model.network.classes={len(names)}. In a CSV of labels a misspelt one is a class of its own: "
+                "mend it there."
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -213,5 +214,5 @@ class LabelMapModule(MethodModule, ABC):
                 self.log(f"{stage}/{name}", value, prog_bar=name == "mIoU")
 
 
-def _some(names: Sequence[str]) -> str:
-    return (", ".join(names[:_SHOWN]) or "no more") + (", ..." if len(names) > _SHOWN else "")
+def _some(names: Sequence[str], most: int = _SHOWN) -> str:
+    return (", ".join(names[:most]) or "no more") + (", ..." if len(names) > most else "")

@@ -47,11 +47,13 @@ class MaskingSchedule:
     steps: Sequence[tuple[int, float]] = ()
 
     def __post_init__(self) -> None:
-        epochs, rates = [epoch for epoch, _ in self.steps], [self.rate, *(rate for _, rate in self.steps)]
+        epochs, rates = [epoch for epoch, _ in self.steps], [rate for _, rate in self.steps]
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate is {self.rate}, expected a probability from 0 to 1")
         if not all(0 <= rate <= 1 for rate in rates):
-            raise ValueError(f"MaskingSchedule: rates {rates}, expected probabilities from 0 to 1")
+            raise ValueError(f"steps has the rates {rates}, expected probabilities from 0 to 1")
         if epochs != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
-            raise ValueError(f"MaskingSchedule.steps: epochs {epochs}, expected rising numbers from 1 on")
+            raise ValueError(f"steps has the epochs {epochs}, expected rising numbers from 1 on")
 
     def at(self, epoch: int) -> float:
         """The rate of an epoch, counted from 0.
