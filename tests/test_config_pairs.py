@@ -1,5 +1,6 @@
-"""Every recipe with every benchmark of its task: read by the real command line, and built."""
+"""Every recipe with every benchmark of its task, and W&B: read by the real command line, and built."""
 
+import json
 import logging
 
 import pytest
@@ -19,7 +20,8 @@ TASKS = {
     InstanceDataModule: ("seqformer", "taformer"),
     ImageDataModule: ("segmentation", "token_masking"),
 }
-TRAINED_ON = ("bl30k.yaml", "static.yaml")  # no benchmarks
+# no benchmarks
+TRAINED_ON = ("bl30k.yaml", "hodor_cycle.yaml", "hodor_dense.yaml", "static.yaml", "youtube_vos_davis.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,6 @@ def test_every_recipe_and_benchmark_has_a_task():
     assert all(any(issubclass(kind_of(data), task) for task in TASKS) for data in CONFIGS.glob("data/*.yaml"))
 
 
-@pytest.mark.slow  # tests/test_configs.py has every recipe with one, and one recipe with every benchmark
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_goes_with_every_benchmark_of_its_task(rehearsal, recipe):
     (task,) = (task for task, prefixes in TASKS.items() if recipe.startswith(prefixes))
@@ -49,4 +50,20 @@ def test_a_recipe_goes_with_every_benchmark_of_its_task(rehearsal, recipe):
     ]
     assert len(benchmarks) >= 3
     for data in benchmarks:
-        rehearsal.build(["test", "--config", recipe, "--config", f"data/{data}"])
+        files = (recipe, f"data/{data}", "logger/wandb.yaml")
+        settings = rehearsal.build(["test", *(word for file in files for word in ("--config", file))])
+        assert_stated(settings.data.as_dict(), yaml.safe_load((CONFIGS / "data" / data).read_text())["data"])
+        loggers = [logger.class_path.rpartition(".")[2] for logger in settings.trainer.logger]
+        assert loggers == ["CSVLogger", "WandbLogger"]
+
+
+def assert_stated(found, stated):
+    """What a file states is what is found; defaults may stand beside it, and classes by their full paths."""
+    if not isinstance(stated, dict):
+        assert json.loads(json.dumps(found, default=str)) == stated  # paths as text, tuples as lists
+        return
+    for key, value in stated.items():
+        if key == "class_path":
+            assert found[key].rsplit(".", 1)[1] == value.rsplit(".", 1)[1]
+        else:
+            assert_stated(found[key], value)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lightning_vos.errors import ConfigError, UserError
+from lightning_vos.errors import ConfigError, DatasetNotFoundError, UserError
 from lightning_vos.experiments.files import Table, read_table
-from lightning_vos.experiments.runs import Result, RowRun, row_runs
+from lightning_vos.experiments.runs import MASKS_TO_COME, Result, RowRun, row_runs
 from lightning_vos.experiments.tables import grid, overview, write_readmes
 
 _EXPERIMENTS = Path("experiments")
+_DATA = "A row takes no options: put or link its data sets where its configs say, `data` in this folder."
 
 
 def run(file: Path, rows: Sequence[str], *, is_printed: bool = False, is_synthetic: bool = False) -> None:
@@ -63,10 +64,10 @@ def show(file: Path, *, is_synthetic: bool = False) -> None:
 
 
 def check(runs: Sequence[RowRun]) -> None:
-    """Refuse what cannot be built, before the first is trained.
+    """Refuse what cannot be built, or lacks its data, before the first is trained.
 
     Every training and every test is parsed by the real command line, and all parts that its words name are built but
-    for the trainer, without memory for weights.
+    for the trainer, without memory for weights. Rendered data are written.
 
     Raises:
         ConfigError: if one of them is refused; the message begins with the row.
@@ -82,10 +83,14 @@ def check(runs: Sequence[RowRun]) -> None:
     rehearsal = Rehearsal()
     logging.disable(logging.INFO)  # Lightning tells of seeds and devices
     try:
-        with Console().status("building the rows"):
+        with Console().status("building the rows and looking for their data"):
             for command, name in commands.items():
                 try:
                     rehearsal.build(command)
+                    if MASKS_TO_COME not in command:
+                        rehearsal.find_data(command[0])
+                except DatasetNotFoundError as error:
+                    raise ConfigError(f"{name}: {error}\n{_DATA}") from error
                 except UserError as error:
                     raise ConfigError(f"{name}: {error}") from error
     finally:

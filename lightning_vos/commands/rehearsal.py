@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -22,6 +23,7 @@ class Rehearsal:
         quieten()
         self._lines: dict[str, _Line] = {}
         self._built: set[str] = set()
+        self._found: set[tuple[str, str]] = set()
 
     def build(self, command: Sequence[str]) -> Namespace:
         """Read and build one command: the verb and its options; gives all its settings.
@@ -35,6 +37,19 @@ class Rehearsal:
         else:
             self._lines[verb] = _Line(command, self._built)
         return self._lines[verb].config[verb]
+
+    def find_data(self, verb: str) -> None:
+        """Find, or render, the data of the command of this verb that was built last.
+
+        Raises:
+            UserError: if some of it is not there, or not as expected.
+        """
+        settings = self._lines[verb].config[verb].data
+        if (verb, str(settings)) not in self._found:
+            data = self._lines[verb].instantiate("data")
+            data.prepare_data()
+            data.setup(verb)
+            self._found.add((verb, str(settings)))
 
 
 class _Line(CLI):
@@ -54,13 +69,17 @@ class _Line(CLI):
         """Nothing is logged, and no checkpoint looked for."""
 
     def _instantiate(self) -> None:
-        parser = self._subcommand_parsers[self.verb]
         for name in ("model", "data", "trainer"):  # of the trainer, its callbacks and loggers
-            part = Namespace({name: self.config[self.verb][name]})  # type: ignore[no-untyped-call]
-            if str(part) not in self._built:
+            settings = f"{name} {self.config[self.verb][name]}"
+            if settings not in self._built:
                 with torch.device("meta"):
-                    parser.instantiate_classes(part)
-                self._built.add(str(part))
+                    self.instantiate(name)
+                self._built.add(settings)
+
+    def instantiate(self, name: str) -> Any:
+        """One part of what was read."""
+        part = Namespace({name: self.config[self.verb][name]})  # type: ignore[no-untyped-call]
+        return self._subcommand_parsers[self.verb].instantiate_classes(part)[name]
 
     def _run_subcommand(self, subcommand: str) -> None:
         return

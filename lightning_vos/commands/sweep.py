@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -56,10 +57,27 @@ def sweep(file: Path, trials: int | None, words: Sequence[str] = (), *, is_print
         return
     if "early_terminate" in stated.stated:
         sys.stderr.write("early_terminate is W&B's: here every trial runs to its end\n")
+    if not record.trials:
+        _check(stated, words)
     for number in itertools.count(1) if count is None else range(1, count + 1):
         if not _follow(stated, record, number, words):
             break
     _show(stated, record)
+
+
+def _check(stated: Sweep, words: Sequence[str]) -> None:
+    """Refuse what `lightning_vos` would, before every trial fails by it."""
+    point = stated.point(1, [])
+    if point is None:
+        return
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "args.json")
+        file.write_text(json.dumps(point), encoding="utf-8")
+        _, program, *command = [*stated.command(point, file), *words]
+        if program == "lightning_vos" and command[0] == "fit":
+            from lightning_vos.commands.rehearsal import Rehearsal
+
+            Rehearsal().build(command)
 
 
 def _follow(stated: Sweep, record: Record, number: int, words: Sequence[str]) -> bool:

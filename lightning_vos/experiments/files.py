@@ -295,6 +295,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _parse(kind: type[Kind], file: Path) -> Kind:
     noun = kind.__name__.lower()
+    if not file.is_file():
+        there = [path.name for path in table_files(file.parent)]
+        raise ConfigError(
+            f"{file} is {'a folder' if file.is_dir() else 'not there'}, expected a {noun}.\n"
+            + (nearest(file.name, there) if there else "`lightning_vos experiment list` shows all tables.")
+        )
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -311,7 +317,10 @@ def _parse(kind: type[Kind], file: Path) -> Kind:
 
 def _explain(kind: type[_Part], error: ValidationError) -> str:
     """The first thing that is wrong: where, what was found, what is expected."""
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    first = next(
+        (one for one in found if one["type"] == "extra_forbidden"), found[0]
+    )  # it may be the one that is missing
     place = list(first["loc"])
     owner, way = _owner(kind, place)
     noun = owner.__name__.lower()
@@ -388,9 +397,14 @@ def _check_row(table: Table, name: str, row: Row) -> None:
     if row.cited is not None and (extra := [key for key in ("seeds", "test_overrides") if getattr(row, key)]):
         raise ConfigError(f"row {name} is cited and never run, but has `{extra[0]}`.\nRemove one of the two.")
     if row.train is not None and row.train not in table.paper.trainings:
+        has_paper = table.file.with_name(PAPER).is_file()
         raise ConfigError(
             f"row {name} takes training {row.train!r}, which is not in {PAPER}.\n"
-            f"{nearest(row.train, table.paper.trainings)}"
+            + (
+                nearest(row.train, table.paper.trainings)
+                if has_paper
+                else f"There is no {PAPER} beside {table.file.name}."
+            )
         )
 
 

@@ -31,6 +31,9 @@ from lightning_vos.io.writing import written_beside
 RUNS = Path("runs/experiments")
 COST = "cost.json"
 
+MASKS_TO_COME = "--data.train_masks=label_maps"
+"""Stands in a checked command for label maps that another training will predict."""
+
 _COST = "lightning_vos.callbacks.cost.CostWriter"
 _PREDICTED = [
     "--data.predict_split=train",
@@ -109,7 +112,7 @@ class TrainingRun:
         own = ["fit", *self.words[:-1]]
         if self.masks is not None:
             before += [*self.masks.checked(), ["predict", *self.masks.words[:-1], *_PREDICTED]]
-            own.append("--data.train_masks=label_maps")
+            own.append(MASKS_TO_COME)
         return [*before, own]
 
     def is_done(self) -> bool:
@@ -235,7 +238,7 @@ class RowRun:
 
     def checked(self) -> list[list[str]]:
         """Its commands without what differs between seeds and moments, and is never wrong."""
-        tests = [["test", *self.training.words[:-1], *words] for words in self.tests.values() if words]
+        tests = [["test", *self.training.words[:-1], *words] for words in self.tests.values()]
         return [*self.training.checked(), *tests]
 
     def result(self) -> Result | None:

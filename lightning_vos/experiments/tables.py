@@ -36,6 +36,7 @@ class Cell(NamedTuple):
 class Line(NamedTuple):
     """A row as it is shown."""
 
+    name: str
     label: str
     cells: list[Cell]  # of each column
     status: str
@@ -67,7 +68,12 @@ def grid(table: Table, *, is_synthetic: bool = False) -> Group:
     title: str | None = f"{table.name}, on rendered data at small scale" if is_synthetic else table.name
     lines = compare(table, is_synthetic=is_synthetic)
     shown = []
-    for block in _blocks(table, lines):
+    # `run` takes names
+    heads = [
+        line.label if line.label in (line.name, table.rows[line.name].cited) else f"{line.name}\n{line.label}"
+        for line in lines
+    ]
+    for block in _blocks(table, lines, heads):
         columns = (Column(name, overflow="fold") for name in block.titles)
         shown.append(Grid(*columns, title=title, box=SIMPLE, pad_edge=False))
         for row in block.rows:
@@ -86,8 +92,9 @@ def overview(folder: Path) -> Grid:
     files = [file for paper in sorted(folder.glob("*/")) for file in table_files(paper)]
     if not files:
         raise ConfigError(f"{folder} holds no tables.\nExpected {folder}/PAPER/TABLE.yaml, as in a checkout.")
-    titles = ["file", "table", "rows to run", "cited", "with results"]
-    shown = Grid(*(Column(name, overflow="fold") for name in titles), box=SIMPLE, pad_edge=False)
+    titles = ["table", "rows to run", "cited", "with results"]
+    columns = (Column(name, overflow="fold") for name in titles)
+    shown = Grid(Column("file", no_wrap=True), *columns, box=SIMPLE, pad_edge=False)
     for file in files:
         table = read_table(file)
         done = sum(len(_results(table, name, False)) == len(table.seeds_of(name)) for name in table.runnable)
@@ -135,12 +142,13 @@ def rendered(folder: Path) -> str:
 
 def markdown(table: Table) -> str:
     """A table for a README: title, rows, notes."""
-    blocks = [_markdown(block.titles, block.rows) for block in _blocks(table, compare(table))]
+    lines = compare(table)
+    blocks = [_markdown(block.titles, block.rows) for block in _blocks(table, lines, [line.label for line in lines])]
     return "\n\n".join(filter(None, [f"### [{table.name}]({table.file.name})", *blocks, _list(table.notes)]))
 
 
-def _blocks(table: Table, lines: list[Line]) -> list[Block]:
-    """What is shown one below another; a part has the rows of which there is something to say."""
+def _blocks(table: Table, lines: list[Line], heads: list[str]) -> list[Block]:
+    """What is shown one below another, rows under their heads; a part has those of which there is something to say."""
     tests = [measure.partition("/")[0] for measure in table.columns.values()]
     parts = [{test} for test in dict.fromkeys(tests)] if len(tests) > _WIDE else [set(tests)]
     titles = [f"{title}{' (ratio)' if title in table.ratios else ''}" for title in table.columns]
@@ -148,8 +156,8 @@ def _blocks(table: Table, lines: list[Line]) -> list[Block]:
     for part in parts:
         shown = [number for number, test in enumerate(tests) if test in part]
         rows = [
-            [line.label, *(" | ".join(filter(None, line.cells[number])) for number in shown), line.status]
-            for line in lines
+            [head, *(" | ".join(filter(None, line.cells[number])) for number in shown), line.status]
+            for head, line in zip(heads, lines, strict=True)
             if len(parts) == 1 or any(any(line.cells[number]) for number in shown)
         ]
         blocks.append(Block(["row", *(titles[number] for number in shown), "status"], rows))
@@ -167,12 +175,12 @@ def _line(table: Table, name: str, found: dict[str, list[Result]], is_synthetic:
     comparisons = [_compared(table, title, name, found, is_synthetic) for title in table.columns]
     cells = [cell for cell, _ in comparisons]
     if row.cited is not None:
-        return Line(label, cells, "cited")
+        return Line(name, label, cells, "cited")
     verdicts = {
         title: verdict for title, (_, verdict) in zip(table.columns, comparisons, strict=True) if verdict is not None
     }
     seeds = 1 if is_synthetic else len(table.seeds_of(name))
-    return Line(label, cells, _status(verdicts, found[name], seeds))
+    return Line(name, label, cells, _status(verdicts, found[name], seeds))
 
 
 def _status(verdicts: dict[str, bool], results: list[Result], seeds: int) -> str:

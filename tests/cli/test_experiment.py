@@ -147,6 +147,15 @@ def test_every_row_is_built_before_the_first_is_trained(command, comparison, ove
     assert not Path("runs").exists()
 
 
+def test_data_are_looked_for_before_the_first_row_is_trained(command, comparison):
+    change(comparison, overrides=None, rows={"elsewhere": {"configs": ["data/lvos.yaml"]}})
+    refused = command("experiment", "run", str(comparison))
+    assert refused.status == 2
+    assert refused.err.startswith("error: elsewhere: LVOS")
+    assert refused.err.splitlines()[-1].startswith("A row takes no options: put or link its data sets")
+    assert not Path("runs").exists()
+
+
 CHAIN = {
     "cycle": {"start": "folded", "overrides": {"model.network.window": 7}},
     "folded": {"start": "base", "configs": ["memory/append.yaml"]},
@@ -300,7 +309,7 @@ def test_a_table_is_whole_at_80_columns(command, comparison, monkeypatch):
 
 def test_what_is_wrong_is_said(command, comparison):
     for words, parts in (
-        (("run", "nowhere.yaml"), ["nowhere.yaml is no table", "No such file"]),
+        (("run", "nowhere.yaml"), ["nowhere.yaml is not there", "shows all tables"]),
         (("run", str(comparison), "other"), ["no row 'other'", "append, wide"]),
         (("run", str(comparison), "wid"), ["no row 'wid'", "Did you mean wide?"]),
     ):
@@ -321,6 +330,7 @@ def test_what_is_wrong_is_said(command, comparison):
         ({"seeds": 3}, "seeds is 3.\nExpected a valid list."),
         ({"seed": [3]}, "unknown key 'seed', did you mean 'seeds'?"),
         ({"columns": None}, "key 'columns' is missing."),
+        ({"columns": None, "colums": {"J&F": "test/J&F"}}, "unknown key 'colums', did you mean 'columns'?"),
         ({"tests": {"long": {"override": {}}}}, "unknown key 'override' in tests.long, did you mean 'overrides'?"),
     ],
 )

@@ -361,6 +361,15 @@ def test_how_many_trials(command, stub):
     assert "expected at least 1" in command("experiment", "sweep", str(stub), "--trials=0").err
 
 
+def test_options_are_checked_before_the_first_trial(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path(__file__).parents[2] / "experiments/mavos/sweeps/learning_rate.yaml"
+    refused = command("experiment", "sweep", str(file), "--trials", "2", "--trainer.max_step=3")
+    assert refused.status == 2
+    assert "did you mean 'trainer.max_steps'?" in refused.err
+    assert not Path("runs").exists()
+
+
 def test_a_program_that_is_not_there(command, stub):
     write(stub, command=["no_such_program", "${args}"])
     refused = command("experiment", "sweep", str(stub))

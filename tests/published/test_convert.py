@@ -10,7 +10,6 @@ import tiny
 import torch
 
 from lightning_vos.commands.convert import convert, inspect
-from lightning_vos.commands.trainer import _check_checkpoint
 from lightning_vos.errors import CheckpointError
 from lightning_vos.io.checkpoints import read_checkpoint, read_state_dict
 from lightning_vos.published import (
@@ -223,7 +222,7 @@ def test_there_and_back_again(name, tmp_path, command):
     assert command("convert", str(ours), str(again)).status == 0
     assert equal(read_state_dict(again), published)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pth", "ours.ckpt", "theirs.pth"]
-    assert _check_checkpoint(ours) == 0
+    assert read_checkpoint(ours)["global_step"] == 0
     load = load_instance_network if name == "seqformer_r50" else load_network
     for path in (theirs, ours):
         loaded = load(path)
