@@ -11,7 +11,7 @@ from datamodules.base import VOSDataModule
 from datamodules.instance_clips import InstanceDataModule
 from datamodules.labelled_images import ImageDataModule
 from lightning_vos.commands.rehearsal import Rehearsal
-from lightning_vos.config_files import shipped_configs
+from lightning_vos.config_files import shipped_configs, with_included
 
 CONFIGS = shipped_configs()
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name != "base.yaml")
@@ -40,7 +40,24 @@ def test_every_recipe_and_benchmark_has_a_task():
     assert all(any(issubclass(kind_of(data), task) for task in TASKS) for data in CONFIGS.glob("data/*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+def of_data(settings, key="data"):
+    """The keys and classes of a part of a config."""
+    if not isinstance(settings, dict):
+        return {key}
+    return {key, settings.get("class_path")}.union(*(of_data(part, f"{key}.{name}") for name, part in settings.items()))
+
+
+def by_data():
+    """The recipes; slow are those whose data have the keys and classes of others: benchmarks differ from both alike."""
+    seen = []
+    for recipe in RECIPES:
+        files = with_included(CONFIGS / recipe)
+        keys = set().union(*(of_data(yaml.safe_load(file.read_text()).get("data")) for file in files))
+        yield pytest.param(recipe, marks=pytest.mark.slow if keys in seen else [])
+        seen.append(keys)
+
+
+@pytest.mark.parametrize("recipe", by_data())
 def test_a_recipe_goes_with_every_benchmark_of_its_task(rehearsal, recipe):
     (task,) = (task for task, prefixes in TASKS.items() if recipe.startswith(prefixes))
     benchmarks = [

@@ -6,7 +6,8 @@ from experiment_rows import TABLES, built_quietly
 rows = pytest.fixture(scope="module")(built_quietly)
 
 
-FIRST = {file.parent: file for file in reversed(TABLES)}  # of each paper; what others have besides, their own test sees
+# their own words are seen by the test of the rows themselves, what makes them small by one table of each paper
+FIRST = {file.parent: file for file in reversed(TABLES)}
 FILES = [pytest.param(file, marks=[] if file in FIRST.values() else pytest.mark.slow) for file in TABLES]
 
 

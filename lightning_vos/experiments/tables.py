@@ -92,14 +92,13 @@ def overview(folder: Path) -> Grid:
     files = [file for paper in sorted(folder.glob("*/")) for file in table_files(paper)]
     if not files:
         raise ConfigError(f"{folder} holds no tables.\nExpected {folder}/PAPER/TABLE.yaml, as in a checkout.")
-    titles = ["table", "rows to run", "cited", "with results"]
-    columns = (Column(name, overflow="fold") for name in titles)
-    shown = Grid(Column("file", no_wrap=True), *columns, box=SIMPLE, pad_edge=False)
+    numbers = (Column(name, justify="right") for name in ("rows to run", "cited", "with results"))
+    shown = Grid(Column("table", overflow="fold"), *numbers, box=SIMPLE, pad_edge=False)
     for file in files:
         table = read_table(file)
         done = sum(len(_results(table, name, False)) == len(table.seeds_of(name)) for name in table.runnable)
         rows = len(table.runnable)
-        shown.add_row(str(file), table.name, str(rows), str(len(table.rows) - rows), str(done))
+        shown.add_row(f"{file}\n  {table.name}", str(rows), str(len(table.rows) - rows), str(done))
     return shown
 
 

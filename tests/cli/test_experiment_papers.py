@@ -267,8 +267,8 @@ def test_all_tables_are_listed(command, table, monkeypatch):
     shown = command("experiment", "list")
     (row,) = [line for line in shown.out.splitlines() if "table1" in line]
     assert row.split()[-3:] == ["2", "1", "1"]  # to run, cited, with results
-    monkeypatch.setenv("COLUMNS", "40")
-    assert str(table) in command("experiment", "list").out
+    monkeypatch.setenv("COLUMNS", "80")
+    assert f"{table} " in command("experiment", "list").out
     table.unlink()
     assert "experiments holds no tables" in command("experiment", "list").err
 

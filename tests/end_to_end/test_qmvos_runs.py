@@ -111,7 +111,8 @@ def assert_same_run(run: Path, whole: Path) -> None:
         assert all(torch.equal(moments[number][part], state[part]) for part in ("step", "exp_avg", "exp_avg_sq"))
 
 
-@pytest.mark.parametrize("trained", [pytest.param("qmvos", marks=pytest.mark.slow), "mca"])
+@pytest.mark.slow  # the default suite keeps MAVOS
+@pytest.mark.parametrize("trained", ["qmvos", "mca"])
 def test_a_run_that_fell_over_goes_on_as_if_nothing_had_happened(command, workplace, recipe, request, trained):
     whole = request.getfixturevalue(trained)
     words = ("fit", *recipe, *MEMORY_OF[trained])
