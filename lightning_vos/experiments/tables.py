@@ -68,11 +68,7 @@ def grid(table: Table, *, is_synthetic: bool = False) -> Group:
     title: str | None = f"{table.name}, on rendered data at small scale" if is_synthetic else table.name
     lines = compare(table, is_synthetic=is_synthetic)
     shown = []
-    # `run` takes names
-    heads = [
-        line.label if line.label in (line.name, table.rows[line.name].cited) else f"{line.name}\n{line.label}"
-        for line in lines
-    ]
+    heads = [_head(line, is_named=table.rows[line.name].cited is None) for line in lines]
     for block in _blocks(table, lines, heads):
         columns = (Column(name, overflow="fold") for name in block.titles)
         shown.append(Grid(*columns, title=title, box=SIMPLE, pad_edge=False))
@@ -144,6 +140,11 @@ def markdown(table: Table) -> str:
     lines = compare(table)
     blocks = [_markdown(block.titles, block.rows) for block in _blocks(table, lines, [line.label for line in lines])]
     return "\n\n".join(filter(None, [f"### [{table.name}]({table.file.name})", *blocks, _list(table.notes)]))
+
+
+def _head(line: Line, *, is_named: bool) -> str:
+    """What begins a row in the terminal: the name that `run` takes, if it can be run, above what it is called."""
+    return f"{line.name}\n{line.label}" if is_named and line.label != line.name else line.label
 
 
 def _blocks(table: Table, lines: list[Line], heads: list[str]) -> list[Block]:
