@@ -16,7 +16,7 @@ from lightning_vos.config_files import shipped_configs, with_included
 CONFIGS = shipped_configs()
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name != "base.yaml")
 TASKS = {
-    VOSDataModule: ("aotl", "deaotl", "demo", "hodor", "mavos", "qmvos", "xmem"),
+    VOSDataModule: ("aotl", "deaotl", "demo", "hodor", "mavos", "qmvos", "small", "xmem"),
     InstanceDataModule: ("seqformer", "taformer"),
     ImageDataModule: ("segmentation", "token_masking"),
 }

@@ -41,8 +41,9 @@ def qmvos(seed=0, **settings):
     """Random weights, the same for one seed; XMem with `queries=None`. Videos keep their size, padded to sixteens."""
     torch.manual_seed(seed)
     parts = {"queries": queries(), "canvas": PaddingCanvas(16, None, None, is_centred=True)}
+    parts["backbone"] = backbone(strides=(4, 8, 16))
     small = {"value_backbone": "test_resnet", "value_channels": 32, "hidden_channels": 16, "decoder_channels": (64, 32)}
-    return QMVOSNetwork(backbone(strides=(4, 8, 16)), **parts | small | settings).eval()
+    return QMVOSNetwork(**parts | small | settings).eval()
 
 
 def frames(count, height=33, width=33, seed=0):

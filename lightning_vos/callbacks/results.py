@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +22,7 @@ from lightning_vos.io.masks import write_mask
 from lightning_vos.io.overlay import contact_sheet, overlay, write_image
 from lightning_vos.io.video import VideoWriter
 from lightning_vos.metrics.region_boundary import RegionBoundary
-from lightning_vos.metrics.sequence import Column, SequenceScorer, values
+from lightning_vos.metrics.sequence import Column, values
 from lightning_vos.structures import ScoredVideo
 
 if TYPE_CHECKING:
@@ -145,53 +144,6 @@ class SubmissionWriter(PredictionCallback):
         except UserError as error:
             lines = [f"No submission was packed; the results stay in {folder}.", str(error)]
         Console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
-
-
-class RepeatFirstMask(PredictionCallback):
-    """Scores the given masks repeated for ever beside the method: what it must beat to have followed anything.
-
-    Logs `test/J&F_first_mask_repeated`.
-    """
-
-    def __init__(self) -> None:
-        self._scores = RegionBoundary()
-        self._scorer: SequenceScorer | None = None
-        self._labels: NDArray[np.uint8] | None = None
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the last test."""
-        self._scores.to(pl_module.device).reset()
-
-    def on_prediction(
-        self, trainer: L.Trainer, sample: ScoredVideo, number: int, frame: Tensor, prediction: Prediction
-    ) -> None:
-        """Score the masks given so far."""
-        given = sample.video.prompts.get(number)
-        if given is not None:
-            self._labels = given if self._labels is None else np.where(given > 0, given, self._labels)
-        if self._labels is not None and sample.truth is not None and number in sample.truth.plan.frames:
-            if self._scorer is None:
-                self._scorer = SequenceScorer(sample.truth.plan)
-            self._scorer.add(number, self._labels, sample.truth.read(number))
-
-    def on_video_end(self, trainer: L.Trainer, sample: ScoredVideo | ScoredInstanceVideo) -> None:
-        """Begin anew with the next video."""
-        if self._scorer is not None:
-            self._scores.update(sample.number, self._scorer.rows())
-        self._labels = self._scorer = None
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: VOSModule) -> None:  # type: ignore[override]
-        """Log the score and print it beside the method's; nothing without public truth."""
-        repeated = self._scores.compute().summary["J&F"]
-        if math.isnan(repeated):
-            return
-        method = pl_module.scores.compute().summary["J&F"]
-        pl_module.log("test/J&F_first_mask_repeated", repeated)
-        if trainer.is_global_zero:
-            Console().print(
-                f"J&F {method:.1f} %, first mask repeated {repeated:.1f} %: {method - repeated:+.1f} points",
-                style="bold",
-            )
 
 
 class OverlayWriter(PredictionCallback):

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from lightning_vos.callbacks.results import OverlayWriter, RepeatFirstMask
+from lightning_vos.callbacks.baselines import RepeatFirstMask
+from lightning_vos.callbacks.results import OverlayWriter
 from lightning_vos.errors import ConfigError
 from lightning_vos.io.masks import VOC_PALETTE
 from lightning_vos.io.video import VideoFile

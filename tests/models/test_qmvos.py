@@ -580,8 +580,25 @@ def test_queries_of_others_when_an_object_comes(qmvos, monkeypatch):
 
 
 def test_backbones_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match=r"strides 4, 8 and 16, the backbone has \[2, 4, 8\]"):
-        QMVOSNetwork(tiny.backbone())
+    with pytest.raises(ConfigError, match=r"strides 4, 8 and 16, or 2, 4 and 8; the backbone has \[2, 4, 16\]"):
+        QMVOSNetwork(tiny.backbone(strides=(2, 4, 16)))
+
+
+def test_a_grid_of_half_the_stride():
+    network = tiny.qmvos(
+        backbone=tiny.backbone(), queries=tiny.queries(), canvas=PaddingCanvas(8, None, None, is_centred=True)
+    )
+    features = network.encode(torch.rand(1, 3, 40, 56))
+    assert [tuple(part.shape[2:]) for part in (features.keys.key, *features.maps)] == [
+        (5, 7),
+        (5, 7),
+        (10, 14),
+        (20, 28),
+    ]
+    labels = [prediction.labels for prediction in track(network, frames(3), {0: squares(1, 2)})]
+    assert all(one.shape == (27, 27) for one in labels)
+    losses, _ = unrolled(module(network), tiny.clip(3, batch=1), seed=0, progress=0.0)
+    assert losses.logits.shape[-2:] == (33, 33)
 
 
 @pytest.mark.parametrize(
@@ -602,7 +619,7 @@ def test_widths_and_value_encoders_that_do_not_fit_are_refused():
     backbone = tiny.backbone(strides=(4, 8, 16))
     with pytest.raises(ValueError, match=r"value_channels=0, .* expected 1 or more"):
         QMVOSNetwork(backbone, value_channels=0)
-    with pytest.raises(ConfigError, match=r"map at stride 16; 'vgg11' has 8"):
+    with pytest.raises(ConfigError, match=r"map 4 is at stride 16; 'vgg11' has 8"):
         QMVOSNetwork(backbone, value_backbone="vgg11")
 
 
@@ -721,6 +738,7 @@ def test_a_training_step_in_bfloat16_has_finite_gradients(network):
 
 def test_a_few_steps_learn_a_clip_with_frozen_statistics():
     network = tiny.qmvos(queries=tiny.queries(start_scale=0.0625))
+    assert not any(part.training for part in network.modules())  # Lightning leaves that as it is
     whole = module(network).train()
     assert not any(part.training for part in network.modules())
     statistics = {name: value.clone() for name, value in network.named_buffers()}

@@ -76,6 +76,7 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         channels: Its width C.
         window: Side of its short-term window on the feature grid.
         align_corners: Of every resize; true for the MobileNetV2 and ResNet recipes, false for Swin.
+        long_side: Frames with a longer side are shrunk to it first; None for no limit.
         train_rules: Rules of the memory in training.
         test_rules: Rules of the memory at test.
 
@@ -97,6 +98,7 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
         channels: int = 256,
         window: int = 15,
         align_corners: bool = True,
+        long_side: int | None = 1040,
         train_rules: MemoryRules = _TRAIN_RULES,
         test_rules: MemoryRules = _TEST_RULES,
     ) -> None:
@@ -113,7 +115,7 @@ class MAVOSNetwork(VOSNetwork[MAVOSMemory]):
                 f"The last map of backbone {backbone.name!r} has stride {backbone.last_stride}, MAVOS needs {stride}.\n"
                 "Set --model.network.backbone.final=false: the map at that stride is then the last."
             )
-        self.canvas: ResizingCanvas = ResizingCanvas(stride, align_corners)
+        self.canvas: ResizingCanvas = ResizingCanvas(stride, align_corners, long_side)
         self.train_rules, self.test_rules = train_rules, test_rules
         self.backbone = backbone
         self.projector = nn.Conv2d(backbone.channels[3], channels, 1)

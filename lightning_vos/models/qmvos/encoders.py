@@ -1,6 +1,6 @@
 """XMem's encoders: keys of a frame, values of its objects.
 
-Shapes: B batch, N object slots, H W network size, h w grid of stride 16, C channels.
+Shapes: B batch, N object slots, H W network size, h w grid of the coarsest stride, C channels.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from lightning_vos.backbones import start_state
 from lightning_vos.errors import CheckpointError, ConfigError
 from lightning_vos.models.qmvos.fusion import FeatureFusion
 from lightning_vos.models.qmvos.sensory import RecurrentCell
-
-_STRIDE_16 = 3  # the number of that map of a ResNet
 
 
 class Keys(NamedTuple):
@@ -56,29 +54,36 @@ class ValueEncoder(nn.Module):
     then, so its weights do not matter.
 
     Args:
-        frame_channels: Of the frame's features at stride 16.
+        frame_channels: Of the frame's features.
         channels: Of a value.
         hidden: Of the sensory memory; 0 for none.
-        body: A ResNet of timm, of which the first three stages are used.
+        body: A ResNet of timm, which is used up to the map of `stride`.
+        stride: Of the features and of values.
 
     Raises:
         ConfigError: if timm knows no such ResNet.
     """
 
     def __init__(
-        self, frame_channels: int = 1024, channels: int = 512, hidden: int = 64, body: str = "resnet18"
+        self,
+        frame_channels: int = 1024,
+        channels: int = 512,
+        hidden: int = 64,
+        body: str = "resnet18",
+        stride: int = 16,
     ) -> None:
         super().__init__()
         try:
-            resnet: Any = timm.create_model(body, features_only=True, out_indices=(_STRIDE_16,), in_chans=5)
-            (stride,), (width,) = resnet.feature_info.reduction(), resnet.feature_info.channels()
+            number = stride.bit_length() - 2  # of the map: those of a ResNet begin with stride 2
+            resnet: Any = timm.create_model(body, features_only=True, out_indices=(number,), in_chans=5)
+            (found,), (width,) = resnet.feature_info.reduction(), resnet.feature_info.channels()
         except (RuntimeError, ValueError, IndexError) as error:
             raise ConfigError(
                 f"No value encoder can be made of {body!r}: {error}.\nGive the name of a ResNet of timm, resnet18."
             ) from None
-        if stride != 16:
+        if found != stride:
             raise ConfigError(
-                f"The value encoder needs a ResNet, with a fourth map at stride 16; {body!r} has {stride}."
+                f"The value encoder needs a ResNet, whose map {number + 1} is at stride {stride}; {body!r} has {found}."
             )
         self.body: Any = resnet
         self.fusion = FeatureFusion(frame_channels, width, channels)

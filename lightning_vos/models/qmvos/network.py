@@ -53,10 +53,9 @@ class XMemFeatures(NamedTuple):
 class QMVOSNetwork(VOSNetwork[XMemMemory]):
     """The network of XMem; with `queries` that of QMVOS. Every store goes with queries and without.
 
-    It stays in eval mode in training, too: batch norms keep their statistics, as published.
-
     Args:
-        backbone: The encoder of frames, with maps at strides 4, 8 and 16.
+        backbone: The encoder of frames, with maps at strides 4, 8 and 16, as published, or 2, 4 and 8: what is said of
+            the former holds then at half the stride.
         queries: QMVOS's, such as `Queries`; called with the channels of the backbone's maps at strides 16, 8 and 4, and
             of the decoder's at stride 16 and at finer ones. None for XMem.
         memory: A policy of `lightning_vos.models.mavos.memory` instead of working and long-term memory, such as MAVOS's
@@ -67,12 +66,14 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         value_channels: Of values.
         hidden_channels: Of the sensory memory; 0 for none.
         decoder_channels: Of the decoder's features at stride 16, and at strides 8 and 4.
+        frozen_statistics: Whether batch norms keep the statistics of their start weights in training, as published:
+            the network is then always in eval mode.
         canvas: The sizes at which videos are tested.
         train_rules: Rules of the memory in training; without a policy every frame is kept whole.
         test_rules: Rules of the memory at test; with a policy, `interval` and `top_k` are what it heeds.
 
     Raises:
-        ConfigError: if the backbone has maps at other strides, or the canvas is no multiple of 16.
+        ConfigError: if the backbone has maps at other strides, or the canvas is no multiple of the last.
         ValueError: if a width is not positive, or rules cannot be.
     """
 
@@ -90,20 +91,22 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         value_channels: int = 512,
         hidden_channels: int = 64,
         decoder_channels: tuple[int, int] = (512, 256),
+        frozen_statistics: bool = True,
         canvas: PaddingCanvas = _CANVAS,
         train_rules: StoreRules = _TRAIN_RULES,
         test_rules: StoreRules = _TEST_RULES,
     ) -> None:
         super().__init__()
-        if tuple(backbone.strides) != (4, 8, 16):
+        stride = backbone.strides[-1]
+        if tuple(backbone.strides) not in ((4, 8, 16), (2, 4, 8)):
             raise ConfigError(
-                f"XMem needs maps at strides 4, 8 and 16, the backbone has {list(backbone.strides)}.\n"
+                f"XMem needs maps at strides 4, 8 and 16, or 2, 4 and 8; the backbone has {list(backbone.strides)}.\n"
                 "Set --model.network.backbone.strides=[4,8,16]."
             )
-        if canvas.multiple % 16:
+        if canvas.multiple % stride:
             raise ConfigError(
-                f"XMem needs frames of a multiple of 16 pixels, canvas.multiple is {canvas.multiple}.\n"
-                "Set --model.network.canvas.multiple=16."
+                f"XMem needs frames of a multiple of {stride} pixels, canvas.multiple is {canvas.multiple}.\n"
+                f"Set --model.network.canvas.multiple={stride}."
             )
         if memory is None and (train_rules.interval != 1 or train_rules.long_term is not None):
             raise ValueError(
@@ -124,11 +127,13 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         self.train_rules, self.test_rules = train_rules, test_rules
         self.backbone = backbone
         self.key = KeyProjection(coarse, key_channels)
-        self.value = ValueEncoder(coarse, value_channels, hidden_channels, value_backbone)
+        self.value = ValueEncoder(coarse, value_channels, hidden_channels, value_backbone, stride)
         self.queries = None if queries is None else queries(maps, decoder_channels)
         self.policy = None if memory is None else memory(1, (key_channels, value_channels))
         self.hidden_channels, self.value_start_weights = hidden_channels, value_start_weights
         self.decoder = Decoder(maps, value_channels, hidden_channels, decoder_channels, is_filtered=queries is not None)
+        self.frozen_statistics = frozen_statistics
+        self.train()  # Lightning leaves the mode as it finds it
 
     @property
     def memory_knobs(self) -> str:
@@ -142,8 +147,8 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
         return f"{bank}, or model.network.canvas.short_side"
 
     def train(self, mode: bool = True) -> QMVOSNetwork:
-        """Nothing: the published training runs in eval mode."""
-        return super().train(False)
+        """As `nn.Module`; nothing where statistics are frozen."""
+        return super().train(mode and not self.frozen_statistics)
 
     def load_start_weights(self) -> None:
         """Fill both encoders with what training from scratch starts from.
@@ -156,7 +161,7 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
             self.value.load_start_weights(self.value_start_weights)
 
     def encode(self, frames: Tensor) -> XMemFeatures:
-        """Features of (B, 3, h, w) RGB in [0, 1], h and w multiples of 16."""
+        """Features of (B, 3, h, w) RGB in [0, 1], h and w multiples of the last stride."""
         fine, middle, coarse, _ = self.backbone(frames)
         return XMemFeatures((frames - self.backbone.mean) / self.backbone.std, (coarse, middle, fine), self.key(coarse))
 
@@ -236,7 +241,7 @@ class QMVOSNetwork(VOSNetwork[XMemMemory]):
             objects = stated
         else:
             with torch.autocast(logit.device.type, enabled=False):
-                enlarged = F.interpolate(logit.float(), scale_factor=4, mode="bilinear", align_corners=False)
+                enlarged = F.interpolate(logit.float(), size=view.network, mode="bilinear", align_corners=False)
                 objects = enlarged.sigmoid() * memory.known[:, :, None, None]
             if stated is not None:
                 assert given is not None
