@@ -112,6 +112,38 @@ def _to_published(state: dict[str, Tensor], source: Path) -> tuple[str, dict[str
     )
 
 
+def slim(source: Path, target: Path) -> str:
+    """Leave of a checkpoint of a run what loads its network: weights, averaged where the run does, and their settings.
+
+    Args:
+        source: The checkpoint.
+        target: The file to write, at once and whole. Runs start from it, `test` and `segment` take it; none goes on.
+
+    Returns:
+        A line that says what was written.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or is none of a run; nothing is written then.
+    """
+    import torch
+
+    from lightning_vos.io.checkpoints import read_checkpoint, state_dict_of
+    from lightning_vos.io.writing import written_beside
+
+    content = read_checkpoint(source)
+    if "pytorch-lightning_version" not in content or "model" not in content:
+        raise CheckpointError(
+            f"{source} is no checkpoint of a run: it does not say which network its weights belong to.\n"
+            "Give one that `lightning_vos fit` left in runs/*/version_*/checkpoints."
+        )
+    model = content["model"] | {"init_args": content["model"]["init_args"] | {"weights": None}}
+    kept = {key: content[key] for key in ("classes", "epoch", "global_step") if key in content}
+    with written_beside(target) as temporary:
+        torch.save(_checkpoint(state_dict_of(content, source), model) | kept, temporary)
+    before, after = (path.stat().st_size / 1e6 for path in (source, target))
+    return f"{target} has the weights of {source} after {content['global_step']} steps: {after:.1f} of {before:.1f} MB."
+
+
 class Cost(NamedTuple):
     """What a network takes on this machine's CPU, for one image."""
 
@@ -250,9 +282,13 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the file to read; nothing in it is unpickled")
     parser.add_argument("target", type=Path, metavar="TARGET", nargs="?", help="the file to write")
-    parser.add_argument("--inspect", action="store_true", help="say what SOURCE is, and write nothing")
-    parser.add_argument(
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--inspect", action="store_true", help="say what SOURCE is, and write nothing")
+    ways.add_argument(
         "--prune", action="store_true", help="write SOURCE, of token masking, without its closed attention heads"
+    )
+    ways.add_argument(
+        "--weights-only", action="store_true", help="write SOURCE, of a run, without what the run needs to go on"
     )
     words = parser.parse_args(args)
     if not words.inspect and words.target is None:
@@ -261,5 +297,5 @@ def main(args: list[str]) -> None:
         )
     if words.prune:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler of the fresh process tells of its own state
-    write = prune if words.prune else convert
+    write = prune if words.prune else slim if words.weights_only else convert
     sys.stdout.write((inspect(words.source) if words.inspect else write(words.source, words.target)) + "\n")

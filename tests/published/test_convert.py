@@ -252,6 +252,28 @@ def test_a_converted_checkpoint_is_tested(tmp_path, command, monkeypatch):
     assert "no state of the optimizer" in resumed.err
 
 
+def test_weights_alone_are_what_loads(tmp_path, command):
+    network, published = built("mavos_mobilenetv2")
+    theirs, ours, run, slim = (tmp_path / name for name in ("theirs.pth", "ours.ckpt", "run.ckpt", "slim.ckpt"))
+    torch.save(published, theirs)
+    convert(theirs, ours)
+    content = read_checkpoint(ours)
+    content["model"]["init_args"]["weights"] = str(theirs)
+    torch.save(content | {"global_step": 7, "optimizer_states": [{"state": content["state_dict"]}]}, run)
+    finished = command("convert", "--weights-only", str(run), str(slim))
+    assert finished.status == 0, finished.err
+    assert f"{slim} has the weights of {run} after 7 steps" in finished.out
+    left = read_checkpoint(slim)
+    assert left.keys() == content.keys()
+    assert left["global_step"] == 7
+    assert str(tmp_path) not in str(left["model"])
+    assert equal(load_network(slim).state_dict(), network.state_dict())
+    refused = command("convert", "--weights-only", str(theirs), str(tmp_path / "none.ckpt"))
+    assert refused.status == 2
+    assert "is no checkpoint of a run" in refused.err
+    assert not (tmp_path / "none.ckpt").exists()
+
+
 TAKEN_AWAY = {
     "mavos_mobilenetv2": "LSTT.layers.1.linear_U.bias",
     "hodor": "encoder.attn_layers.3.cross_attn.scaling_factors",
