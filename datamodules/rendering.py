@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.difficulties import PERCEPTIBLE, measured_tags
 from lightning_vos.errors import ConfigError
 
-TAGS = ("occlusion", "disappearance", "re-appearance", "scale", "look-alike", "speed", "crossing")
 _TRIES = 50  # nearly every first one will do
-PERCEPTIBLE = 1 / 230  # share of the frame, 40 pixels of 97 x 97
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,11 @@ def render_clip(
 
     top = front_layer(silhouettes)
     labels = np.array([0, *(layer.label for layer in layers)], np.uint8)
-    return RenderedClip(images, labels[top], _difficulties(layers, silhouettes, top))
+    numbers = range(1, 1 + len(layers))
+    objects = [number for number, layer in zip(numbers, layers, strict=True) if layer.label]
+    twins = [number for number, layer in zip(numbers, layers, strict=True) if layer.is_twin]
+    doubles = [pair for pair in combinations(numbers, 2) if layers[pair[0] - 1].patch is layers[pair[1] - 1].patch]
+    return RenderedClip(images, labels[top], measured_tags(silhouettes, top, objects, twins, doubles))
 
 
 def _scene(
@@ -369,49 +372,3 @@ def _shows_all(layers: Sequence[Layer], height: int, width: int) -> bool:
         for k, layer in enumerate(layers, start=1)
         if layer.label
     )
-
-
-def _difficulties(layers: Sequence[Layer], silhouettes: NDArray[np.bool], top: NDArray[np.uint8]) -> tuple[str, ...]:
-    """The tags that are true of the rendered masks, whatever was meant."""
-    _, frames, height, width = silhouettes.shape
-    diagonal = math.hypot(height, width)
-    found = set()
-    twins_seen = np.zeros(frames, np.int64)
-    for k, layer in enumerate(layers, start=1):
-        visible = top == k
-        area = visible.sum(axis=(1, 2))
-        if layer.is_twin:
-            twins_seen += area >= PERCEPTIBLE * height * width
-        if not layer.label:
-            continue
-        whole = silhouettes[k - 1]
-        full = whole.sum(axis=(1, 2))
-        if ((area < full / 2) & (area < np.maximum.accumulate(area) / 2)).any():
-            found.add("occlusion")
-
-        gone = area == 0
-        twice_gone = np.flatnonzero(gone[1:] & gone[:-1])
-        if len(twice_gone):
-            found.add("disappearance")
-            if not gone[twice_gone[0] :].all():
-                found.add("re-appearance")
-
-        inside = ~(whole[:, [0, -1]].any(axis=(1, 2)) | whole[:, :, [0, -1]].any(axis=(1, 2)))
-        intact = area[inside & (area >= 0.9 * full) & (area > 0)]
-        if len(intact) and intact.max() >= 2 * intact.min():
-            found.add("scale")
-
-        centroid = np.array([np.argwhere(seen).mean(axis=0) if seen.any() else [np.nan] * 2 for seen in visible])
-        step = np.linalg.norm(np.diff(centroid, axis=0), axis=1)
-        if (step > 0.05 * diagonal).sum() >= 3:  # an occluder alone shifts a centroid once or twice
-            found.add("speed")
-    if (twins_seen >= 2).sum() >= frames / 2:
-        found.add("look-alike")
-    for rear, front in combinations(range(len(layers)), 2):
-        if layers[rear].patch is layers[front].patch:
-            covered = (silhouettes[rear] & silhouettes[front]).sum(axis=(1, 2))
-            hidden = (covered > 0) & (covered >= silhouettes[rear].sum(axis=(1, 2)) / 2)
-            seen = min((top[-1] == 1 + k).sum() for k in (rear, front)) >= PERCEPTIBLE * height * width
-            if hidden.any() and not covered[0] and not covered[-1] and seen:
-                found.add("crossing")
-    return tuple(tag for tag in TAGS if tag in found)

@@ -22,8 +22,8 @@ from pycocotools import mask as coco
 from rich.console import Console
 from rich.progress import track
 
+from datamodules.difficulties import PERCEPTIBLE
 from datamodules.rendering import (
-    PERCEPTIBLE,
     Look,
     draw_colours,
     draw_ground,

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.difficulties import measured_tags
 from datamodules.rendering import RenderedClip, spread_apart
 from datamodules.scenes.bodies import Body, draw_body, draw_skin, turned
 from datamodules.scenes.film import Film
@@ -16,7 +18,6 @@ from datamodules.scenes.grounds import draw_backdrop, draw_front, draw_scenery, 
 from datamodules.scenes.motion import Camera, Times, draw_camera, draw_excursion, draw_path, draw_pose
 from datamodules.scenes.palettes import draw_palette
 from datamodules.scenes.stage import Actor, Ground, Optics
-from datamodules.scenes.tags import measured_tags
 from lightning_vos.errors import ConfigError
 
 _TRIES = 50
@@ -139,7 +140,9 @@ def _render(
         return None
     labels = np.zeros(len(cast.bodies) + 1, np.uint8)
     labels[objects] = 1 + np.arange(len(objects))
-    return RenderedClip(images, labels[top], measured_tags(silhouettes, top, objects, cast.twins))
+    twins = cast.twins if set(cast.twins) & set(objects) else ()
+    tags = measured_tags(silhouettes, top, objects, twins, combinations(twins, 2))
+    return RenderedClip(images, labels[top], tags)
 
 
 def _draw_cast(

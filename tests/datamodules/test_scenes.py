@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from datamodules.rendering import TAGS
+from datamodules.difficulties import TAGS, measured_tags
 from datamodules.scenes import SceneSettings, render_scene
 from datamodules.scenes.palettes import draw_palette
-from datamodules.scenes.tags import measured_tags
 from datamodules.scenes.textures import dead_leaves, draw_texture
 from lightning_vos.errors import ConfigError
 
@@ -136,9 +135,9 @@ def test_two_that_meet_and_part_are_tagged():
         silhouettes[0, time, 10:25, left : left + 12] = True
         silhouettes[1, time, 10:25, right : right + 12] = True
     top = np.where(silhouettes[1], 2, silhouettes[0].astype(np.uint8)).astype(np.uint8)
-    assert measured_tags(silhouettes, top, [1, 2], (1, 2)) == ("occlusion", "look-alike", "speed", "crossing")
-    assert measured_tags(silhouettes, top, [1, 2], ()) == ("occlusion", "speed")
-    assert measured_tags(silhouettes, top, [2], ()) == ("speed",)
+    assert measured_tags(silhouettes, top, [1, 2], (1, 2), [(1, 2)]) == ("occlusion", "look-alike", "speed", "crossing")
+    assert measured_tags(silhouettes, top, [1, 2], (), []) == ("occlusion", "speed")
+    assert measured_tags(silhouettes, top, [2], (), []) == ("speed",)
 
 
 def test_textures_are_of_many_kinds_and_keep_their_size():

@@ -16,7 +16,8 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 
 from datamodules import rendering, synthetic_files
-from datamodules.rendering import TAGS, Difficulty, RenderedClip, render_clip
+from datamodules.difficulties import TAGS
+from datamodules.rendering import Difficulty, RenderedClip, render_clip
 from datamodules.synthetic import Synthetic
 from datamodules.synthetic_files import FIRST_VAL_INDEX, SyntheticSettings, write_davis
 from lightning_vos.commands.data import main

@@ -77,7 +77,7 @@ def test_similarity_is_a_weighted_distance():
     assert_close(anisotropic_similarity(key, None, query, selection), weighted)
     assert_close(anisotropic_similarity(key, shrinkage, query, selection), shrinkage.transpose(1, 2) * weighted)
     plain = anisotropic_similarity(key, None, query, None)
-    assert_close(affinity(plain), (-squares.sum(dim=1)).softmax(dim=1))
+    assert_close(affinity(plain).weights, (-squares.sum(dim=1)).softmax(dim=1))
 
 
 @pytest.mark.parametrize("top_k", [None, 1, 3, 7, 100])
@@ -85,8 +85,10 @@ def test_similarity_is_a_weighted_distance():
 def test_affinities_are_shares_of_the_best(top_k, offset):
     torch.manual_seed(0)
     similarity = torch.randn(2, 7, 5) + offset
-    weights = affinity(similarity, top_k)
-    assert_close(weights.sum(dim=1), torch.ones(2, 5))
+    found = affinity(similarity, top_k)
+    assert_close(found.weights.sum(dim=1), torch.ones(2, 5))
+    weights = found.average(torch.eye(7).expand(2, -1, -1))  # what is read of values that are all told apart
+    assert_close(found.usage(7), weights.sum(dim=2))
     count = min(top_k or 7, 7)
     assert ((weights > 0).sum(dim=1) == count).all()
     best = similarity >= similarity.sort(dim=1, descending=True).values[:, count - 1 : count]
@@ -137,13 +139,13 @@ def test_what_two_stores_say_is_read_together():
     found, read_long, read_work = read(long, work, query, selection, 4)
     key, shrinkage = torch.cat([long.key, work.key], dim=2), torch.cat([long.shrinkage, work.shrinkage], dim=2)
     similarity = anisotropic_similarity(key, shrinkage, query, selection)
-    weights = affinity(similarity, 4)
+    whole = affinity(similarity, 4)
     everything = torch.cat([long.values[0], work.values[0]], dim=3)
-    assert_close(found[0], torch.einsum("bncm,bmp->bncp", everything, weights))
+    assert_close(found[0].flatten(1, 2), whole.average(everything.flatten(1, 2)))
     tail = torch.cat([similarity[:, P : 2 * P], similarity[:, -2 * P :]], dim=1)  # what the later group holds
     later = torch.cat([long.values[1], work.values[1]], dim=3)
-    assert_close(found[1], torch.einsum("bncm,bmp->bncp", later, affinity(tail, 4)))
-    reads = weights.sum(dim=2)
+    assert_close(found[1].flatten(1, 2), affinity(tail, 4).average(later.flatten(1, 2)))
+    reads = whole.usage(similarity.shape[1])
     assert_close(read_long.usage, long.usage + reads[:, : 2 * P])
     assert_close(read_work.usage, work.usage + reads[:, 2 * P :])
     assert torch.equal(read_work.life, work.life + 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_vos.errors import ConfigError
 from lightning_vos.models.mavos.memory import Bank
-from lightning_vos.models.qmvos.similarity import affinity, anisotropic_similarity
+from lightning_vos.models.qmvos.similarity import Affinity, affinity, anisotropic_similarity
 
 _YOUNG = 1e-7  # the lifetime of a position that was never read
 _FEWEST = 3  # frames in the working memory: the first, the latest, and one to condense
@@ -290,17 +290,17 @@ def read(
     stores = [store for store in (long, work) if store is not None]
     similarities = [anisotropic_similarity(one.key, one.shrinkage, query, selection) for one in stores]
     readouts: list[Tensor] = []
-    weights: dict[tuple[int, ...], Tensor] = {}
+    affinities: dict[tuple[int, ...], Affinity] = {}
     for group in range(len(work.values)):
         values = [one.values[group] if group < len(one.values) else None for one in stores]
         sizes = tuple(0 if value is None else value.shape[3] for value in values)
-        if sizes not in weights:
+        if sizes not in affinities:
             tails = [s[:, s.shape[1] - size :] for s, size in zip(similarities, sizes, strict=True)]
-            weights[sizes] = affinity(torch.cat(tails, dim=1), top_k)
+            affinities[sizes] = affinity(torch.cat(tails, dim=1), top_k)
         found = torch.cat([value for value in values if value is not None], dim=3)
-        readouts.append((found.flatten(1, 2) @ weights[sizes]).unflatten(1, found.shape[1:3]))
-    sizes, first = next(iter(weights.items()))
-    reads = first.sum(dim=2, dtype=torch.float32).split(list(sizes), dim=1)
+        readouts.append(affinities[sizes].average(found.flatten(1, 2)).unflatten(1, found.shape[1:3]))
+    sizes, first = next(iter(affinities.items()))
+    reads = first.usage(sum(sizes)).split(list(sizes), dim=1)
     counted = [
         one.counted(torch.nn.functional.pad(part, (one.size - part.shape[1], 0)))
         for one, part in zip(stores, reads, strict=True)
@@ -314,7 +314,8 @@ def read_banks(banks: tuple[Bank, ...], query: Tensor, selection: Tensor, top_k:
     for (kept,) in banks:
         similarity = anisotropic_similarity(kept.key.transpose(1, 2), kept.shrinkage.transpose(1, 2), query, selection)
         value = kept.value.transpose(1, 2).unflatten(0, (len(query), -1))  # (B, n, C, m)
-        readouts.append((value.flatten(1, 2) @ affinity(similarity, top_k)).unflatten(1, value.shape[1:3]))
+        found = affinity(similarity, top_k).average(value.flatten(1, 2))
+        readouts.append(found.unflatten(1, value.shape[1:3]))
     return readouts
 
 

@@ -1,24 +1,30 @@
 """What is difficult in a rendered clip, measured on its masks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.rendering import PERCEPTIBLE, TAGS
+TAGS = ("occlusion", "disappearance", "re-appearance", "scale", "look-alike", "speed", "crossing")
+PERCEPTIBLE = 1 / 230  # share of the frame, 40 pixels of 97 x 97
 
 
 def measured_tags(
-    silhouettes: NDArray[np.bool], top: NDArray[np.uint8], objects: Sequence[int], twins: Sequence[int]
+    silhouettes: NDArray[np.bool],
+    top: NDArray[np.uint8],
+    objects: Sequence[int],
+    twins: Sequence[int],
+    doubles: Iterable[tuple[int, int]],
 ) -> tuple[str, ...]:
-    """The tags of `datamodules.rendering.TAGS` that are true, whatever was meant.
+    """The `TAGS` that are true, whatever was meant.
 
     Args:
         silhouettes: (M, T, H, W) where each body is, whether it is hidden or not.
         top: (T, H, W) the number of the body that is seen, from 1 on; 0 is scenery.
         objects: The numbers of the bodies that are labelled.
-        twins: The numbers of those that look all but the same.
+        twins: The numbers of those that look alike.
+        doubles: The pairs that look all but the same, whose meeting is a crossing.
     """
     _, frames, height, width = silhouettes.shape
     diagonal = math.hypot(height, width)
@@ -45,13 +51,13 @@ def measured_tags(
         step = np.linalg.norm(np.diff(centroid, axis=0), axis=1)
         if (step > 0.05 * diagonal).sum() >= 3:  # an occluder alone shifts a centroid once or twice
             found.add("speed")
-    if twins and any(twin in objects for twin in twins):
-        seen = np.sum([(top == twin).sum(axis=(1, 2)) >= PERCEPTIBLE * height * width for twin in twins], axis=0)
-        if (seen >= 2).sum() >= frames / 2:
-            found.add("look-alike")
-        first, second = (silhouettes[twin - 1] for twin in twins)
+    perceptible = {body: (top == body).sum(axis=(1, 2)) >= PERCEPTIBLE * height * width for body in twins}
+    if twins and (np.sum(list(perceptible.values()), axis=0) >= 2).sum() >= frames / 2:
+        found.add("look-alike")
+    for pair in doubles:
+        first, second = (silhouettes[body - 1] for body in pair)
         covered = (first & second).sum(axis=(1, 2))
         hidden = (covered > 0) & (covered >= np.minimum(first.sum(axis=(1, 2)), second.sum(axis=(1, 2))) / 2)
-        if hidden.any() and not covered[0] and not covered[-1] and seen[-1] >= 2:
+        if hidden.any() and not covered[0] and not covered[-1] and all(perceptible[body][-1] for body in pair):
             found.add("crossing")
     return tuple(tag for tag in TAGS if tag in found)
