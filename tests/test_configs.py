@@ -66,6 +66,12 @@ def recipe_of(published):
     return others.get(published, f"{published}.yaml")
 
 
+def size_of(data):
+    """(H, W) of the clips that are trained on."""
+    crop = data["transform"]["init_args"]["crop"]
+    return tuple(data.get("size") or (crop, crop))
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
     monkeypatch.chdir(tmp_path)
@@ -84,8 +90,7 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
     if type(module) is QMVOS:
         assert data["sampler"]["init_args"]["length"] >= 2
         assert data["max_objects"] == module.max_objects  # more are refused, fewer leave slots empty
-        crop = data["transform"]["init_args"]["crop"]
-        assert module.network.canvas.view((crop, crop), (crop, crop)).network == (crop, crop)  # nothing is padded
+        assert module.network.canvas.view(size_of(data), size_of(data)).network == size_of(data)  # nothing is padded
         return
     if recipe in OF_IMAGES:
         assert data["transform"]["crop"] >= 64
@@ -99,8 +104,7 @@ def test_a_recipe_stands_by_itself(command, tmp_path, monkeypatch, recipe):
     interval = module.network.train_rules.interval
     if module.network.policy.is_learned:
         assert data["sampler"]["init_args"]["length"] >= 2 * interval + 2  # else the memory does not learn
-    crop = data["transform"]["init_args"]["crop"]
-    assert module.network.canvas.view((crop, crop)).network == (crop, crop)  # trained at the size of the crop
+    assert module.network.canvas.view(size_of(data)).network == size_of(data)  # trained at the size of the crop
 
 
 def built(config):
