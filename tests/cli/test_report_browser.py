@@ -126,8 +126,10 @@ def test_pictures_are_there_and_grow_by_a_click(browser):
     assert browser.run(height) > 2 * small
     browser.click("figure img")
     assert browser.run(height) == small
-    decoded = "return Promise.all([...document.images].map((one) => one.decode().then(() => one.naturalWidth)))"
-    assert set(browser.run(decoded)) == {80}
+    loaded = "one.complete || new Promise((done) => { one.onload = one.onerror = done; })"
+    seen = f"one.loading = 'eager'; await ({loaded}); return one.naturalWidth;"
+    widths = browser.run(f"return Promise.all([...document.images].map(async (one) => {{ {seen} }}))")
+    assert set(widths) == {80}
 
 
 def test_nothing_is_fetched(browser):
