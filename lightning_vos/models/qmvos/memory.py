@@ -288,15 +288,19 @@ def read(
         For each group (B, n, C, P), and the stores, their positions counted as the first group read them.
     """
     stores = [store for store in (long, work) if store is not None]
-    similarities = [anisotropic_similarity(one.key, one.shrinkage, query, selection) for one in stores]
+    # All keys at once: the similarities of a long video are its largest tensor, and joining them would copy it.
+    key, shrinkage = (torch.cat(parts, dim=2) for parts in zip(*((s.key, s.shrinkage) for s in stores), strict=True))
+    similarity = anisotropic_similarity(key, shrinkage, query, selection)
+    of_stores = similarity.split([one.size for one in stores], dim=1)
     readouts: list[Tensor] = []
     affinities: dict[tuple[int, ...], Affinity] = {}
     for group in range(len(work.values)):
         values = [one.values[group] if group < len(one.values) else None for one in stores]
         sizes = tuple(0 if value is None else value.shape[3] for value in values)
         if sizes not in affinities:
-            tails = [s[:, s.shape[1] - size :] for s, size in zip(similarities, sizes, strict=True)]
-            affinities[sizes] = affinity(torch.cat(tails, dim=1), top_k)
+            tails = [part[:, part.shape[1] - size :] for part, size in zip(of_stores, sizes, strict=True)]
+            has_all = sum(sizes) == similarity.shape[1]
+            affinities[sizes] = affinity(similarity if has_all else torch.cat(tails, dim=1), top_k)
         found = torch.cat([value for value in values if value is not None], dim=3)
         readouts.append(affinities[sizes].average(found.flatten(1, 2)).unflatten(1, found.shape[1:3]))
     sizes, first = next(iter(affinities.items()))
