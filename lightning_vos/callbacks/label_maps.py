@@ -43,7 +43,7 @@ _COLOURS = (3, 2, 1)  # bands of Sentinel-2 that are red, green and blue
 _RANGE = (2, 98)  # percentiles of a band that are painted black and white
 
 
-class LabelMapModule(Protocol):
+class MakesLabelMaps(Protocol):
     """What the callbacks here ask of a LightningModule that segments images."""
 
     scores: Scores | None  # of the last test, if there was any truth
@@ -108,11 +108,11 @@ class LabelMapWriter(LabelMapCallback):
         """Write the label map of an image."""
         write_mask(self.path(trainer, sample.image.name), labels)
 
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: LabelMapModule) -> None:  # type: ignore[override]
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: MakesLabelMaps) -> None:  # type: ignore[override]
         """Note what the label maps are made with; errors as `on_predict_epoch_start`."""
         self._note(trainer, pl_module)
 
-    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: LabelMapModule) -> None:  # type: ignore[override]
+    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: MakesLabelMaps) -> None:  # type: ignore[override]
         """Note what the label maps are made with.
 
         Raises:
@@ -131,7 +131,7 @@ class LabelMapWriter(LabelMapCallback):
     def _folder(self, trainer: L.Trainer) -> Path:
         return run_folder(trainer) if self.folder is None else Path(self.folder)
 
-    def _note(self, trainer: L.Trainer, pl_module: LabelMapModule) -> None:
+    def _note(self, trainer: L.Trainer, pl_module: MakesLabelMaps) -> None:
         folder = self._folder(trainer)
         made_with = json.loads(json.dumps(pl_module.made_with(), default=str))
         record = folder / _RECORD
@@ -194,7 +194,7 @@ class LabelMapScoreWriter(LabelMapCallback):
             pairs = sample.truth.mask.cpu().numpy().astype(np.uint16) << 8 | labels
             self._images[sample.number] = sample.image.name, np.stack(np.unique(pairs, return_counts=True), axis=1)
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: LabelMapModule) -> None:  # type: ignore[override]
+    def on_test_end(self, trainer: L.Trainer, pl_module: MakesLabelMaps) -> None:  # type: ignore[override]
         """Gather what all ranks counted; the first one writes and prints the scores."""
         images = gathered(self._images)  # a collective call: every rank makes it
         self._images = {}

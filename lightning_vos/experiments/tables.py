@@ -79,23 +79,30 @@ def grid(table: Table, *, is_synthetic: bool = False) -> Group:
     return Group(*shown, *([LEGEND] if is_compared else []), *table.notes)
 
 
-def overview(folder: Path) -> Grid:
+def overview(folder: Path) -> Group:
     """All tables under a folder of papers: how many rows can be run, and how many have all their results.
 
+    Below stands what is wrong with results that cannot be read or belong to other settings.
+
     Raises:
-        ConfigError: if there are none, or one of them cannot be read.
+        ConfigError: if there are none, or one of the tables cannot be read.
     """
     files = [file for paper in sorted(folder.glob("*/")) for file in table_files(paper)]
     if not files:
         raise ConfigError(f"{folder} holds no tables.\nExpected {folder}/PAPER/TABLE.yaml, as in a checkout.")
     numbers = (Column(name, justify="right") for name in ("rows to run", "cited", "with results"))
     shown = Grid(Column("table", overflow="fold"), *numbers, box=SIMPLE, pad_edge=False)
+    refused = []
     for file in files:
         table = read_table(file)
-        done = sum(len(_results(table, name, False)) == len(table.seeds_of(name)) for name in table.runnable)
+        try:
+            done = str(sum(len(_results(table, name, False)) == len(table.seeds_of(name)) for name in table.runnable))
+        except ConfigError as error:
+            refused.append(str(error))
+            done = "?"
         rows = len(table.runnable)
-        shown.add_row(f"{file}\n  {table.name}", str(rows), str(len(table.rows) - rows), str(done))
-    return shown
+        shown.add_row(f"{file}\n  {table.name}", str(rows), str(len(table.rows) - rows), done)
+    return Group(shown, *refused)
 
 
 def write_readmes(folder: Path) -> list[Path]:

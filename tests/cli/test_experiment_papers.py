@@ -269,6 +269,11 @@ def test_all_tables_are_listed(command, table, monkeypatch):
     assert row.split()[-3:] == ["2", "1", "1"]  # to run, cited, with results
     monkeypatch.setenv("COLUMNS", "80")
     assert f"{table} " in command("experiment", "list").out
+    store(table, "base", measures=3)
+    shown = command("experiment", "list")
+    assert shown.status == 0, shown.err
+    assert next(line.split()[-1] for line in shown.out.splitlines() if "table1" in line) == "?"
+    assert "base-seed0.json is no result" in shown.out.replace("\n", "")
     table.unlink()
     assert "experiments holds no tables" in command("experiment", "list").err
 
