@@ -21,7 +21,7 @@ from datamodules.synthetic_files import StillSettings, SyntheticSettings
 from lightning_vos.errors import ConfigError
 
 if TYPE_CHECKING:
-    from datamodules.checking import Report
+    from datamodules.checking.drafts import Report
     from datamodules.preparing import Prepared
 
 _SHOWN = 20  # findings on the terminal; the JSON has all
