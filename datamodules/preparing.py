@@ -241,7 +241,7 @@ def write_index_masks(
     the files. In grey masks of 0 and 255 alone 255 becomes 1; masks that hold ids already keep them.
 
     Args:
-        source: The masks, in folders of any depth.
+        source: The masks, in folders of any depth; or a single one.
         target: The new masks, in the same folders and outside of it.
         threshold: Grey values from this one on are object 1, others background, as soft edges need it; 1 to 255.
         workers: Processes that share the folders.
@@ -258,9 +258,10 @@ def write_index_masks(
         raise ConfigError(f"--threshold is {threshold}; expected 1 to 255, such as 128")
     _require_apart(source, target)
     folders: dict[Path, list[Path]] = {}
-    for file in _files(source):
+    root = source.parent if source.is_file() else source
+    for file in [source] if source.is_file() else _files(source):
         if file.suffix.lower() in _MASK_SUFFIXES:
-            folders.setdefault(file.parent.relative_to(source), []).append(file)
+            folders.setdefault(file.parent.relative_to(root), []).append(file)
     if not folders:
         raise DatasetNotFoundError(f"No masks in {source.absolute()}\n  expected .png, .jpg or .bmp there or below it")
     jobs = [_Colours(tuple(files), target / place, threshold) for place, files in folders.items()]

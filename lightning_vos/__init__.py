@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_vos.models.taformer.module import TAFormer
     from lightning_vos.models.token_masking.module import TokenMasking
     from lightning_vos.models.token_masking.segmentation import SegmentationFromMasks
+    from lightning_vos.pretrained import load_pretrained
     from lightning_vos.published import load_published
     from lightning_vos.vos.track import Tracker, track
 
@@ -25,6 +26,7 @@ __all__ = [
     "TAFormer",
     "TokenMasking",
     "Tracker",
+    "load_pretrained",
     "load_published",
     "track",
 ]
@@ -37,6 +39,7 @@ _HOME = {
     "TAFormer": "lightning_vos.models.taformer.module",
     "TokenMasking": "lightning_vos.models.token_masking.module",
     "Tracker": "lightning_vos.vos.track",
+    "load_pretrained": "lightning_vos.pretrained",
     "load_published": "lightning_vos.published",
     "track": "lightning_vos.vos.track",
 }

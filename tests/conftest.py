@@ -77,6 +77,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         finally:
             # Lightning leaves Ctrl-C switched off after it shut down
             signal.signal(signal.SIGINT, interrupt)
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_flush_denormal(False)  # as commands leave it
         return Finished(status, *capfd.readouterr())
 
     return run

@@ -14,6 +14,7 @@ from lightning_vos.experiments.runs import row_runs
 
 PAPERS = sorted(path.parent for path in (Path(__file__).parents[1] / "experiments").glob(f"*/{PAPER}"))
 TABLES = [file for paper in PAPERS for file in table_files(paper)]
+RESULTS = sorted({path.parent for path in (Path(__file__).parents[1] / "experiments").glob("*/*/*-seed*.json")})
 
 
 class Rows:

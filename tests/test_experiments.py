@@ -1,8 +1,10 @@
 """Every row of every table goes through the real command line, and its model is built; READMEs are up to date."""
 
 import pytest
-from experiment_rows import PAPERS, TABLES, built_quietly
+from experiment_rows import PAPERS, RESULTS, TABLES, built_quietly
 
+from lightning_vos.experiments.files import read_table
+from lightning_vos.experiments.runs import row_runs
 from lightning_vos.experiments.tables import rendered
 
 rows = pytest.fixture(scope="module")(built_quietly)
@@ -16,6 +18,12 @@ def test_all_papers_are_there():
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_rows_are_read_and_built(rows, file):
     rows.build(file, is_synthetic=False)
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_results_belong_to_the_rows_of_today(folder):
+    found = [run.result() for run in row_runs(read_table(folder.with_suffix(".yaml")))]
+    assert len([one for one in found if one is not None]) == len(list(folder.glob("*.json")))
 
 
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)

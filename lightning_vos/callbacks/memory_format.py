@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 class ChannelsLast(Callback):
-    """Keeps the weights of convolutions with channels last, which makes them, and what they compute, faster.
+    """Keeps the weights of convolutions with channels last, which often makes them and what is around them faster.
 
-    How much depends on the hardware: `lightning_vos benchmark training` tells. Results differ by rounding alone.
+    How much depends on the hardware and the network. Results differ by rounding alone. What copies the module, such as
+    `WarmEMA`, comes after it in the list of callbacks.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -125,6 +125,8 @@ def slim(source: Path, target: Path) -> str:
     Raises:
         CheckpointError: if the file cannot be read, or is none of a run; nothing is written then.
     """
+    from io import BytesIO
+
     import torch
 
     from lightning_vos.io.checkpoints import read_checkpoint, state_dict_of
@@ -138,8 +140,10 @@ def slim(source: Path, target: Path) -> str:
         )
     model = content["model"] | {"init_args": content["model"]["init_args"] | {"weights": None}}
     kept = {key: content[key] for key in ("classes", "epoch", "global_step") if key in content}
+    file = BytesIO()  # into a file torch would write its name, and here that of the moment
+    torch.save(_checkpoint(state_dict_of(content, source), model) | kept, file)
     with written_beside(target) as temporary:
-        torch.save(_checkpoint(state_dict_of(content, source), model) | kept, temporary)
+        temporary.write_bytes(file.getbuffer())
     before, after = (path.stat().st_size / 1e6 for path in (source, target))
     return f"{target} has the weights of {source} after {content['global_step']} steps: {after:.1f} of {before:.1f} MB."
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lightning_vos.io.video import VideoFile
 
 
+_MOST_GREYS = 20  # values of a grey mask that are taken for ids
+
+
 class Inputs(NamedTuple):
     """A person's own video, and the masks of its objects."""
 
@@ -28,8 +31,13 @@ class Inputs(NamedTuple):
     palette: bytes
 
 
-def add_input_options(parser: argparse.ArgumentParser, *, needs_mask: bool = True) -> None:
-    """Add VIDEO, MASK, --weights, --resize-masks, --size and --device."""
+def add_input_options(
+    parser: argparse.ArgumentParser,
+    *,
+    needs_mask: bool = True,
+    weights: str = "a checkpoint of a run, or a published file",
+) -> None:
+    """Add VIDEO, MASK, --weights with such a help, --resize-masks, --size and --device."""
     parser.add_argument("video", type=Path, metavar="VIDEO", help="a folder of frames or a video file")
     parser.add_argument(
         "mask",
@@ -38,7 +46,7 @@ def add_input_options(parser: argparse.ArgumentParser, *, needs_mask: bool = Tru
         nargs=None if needs_mask else "?",
         help="an indexed PNG (pixel value = object), or a folder of them named like frames",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of a run, or a published file")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=weights)
     parser.add_argument("--resize-masks", action="store_true", help="resize masks of another size than the video")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="size in pixels that the network works at"
@@ -51,23 +59,31 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or mps; the best there is by default")
 
 
-def check_settings(verb: str, weights: Path | None, size: tuple[int, int] | None) -> Path:
-    """The weights, before anything slow is done.
+def check_weights(verb: str, weights: Path | None, methods: str) -> Path:
+    """The weights of a verb that those of the package are not for, before anything slow is done.
 
     Raises:
-        ConfigError: if there are none, or the size is nothing.
+        ConfigError: if there are none.
     """
     if weights is None:
         raise ConfigError(
-            f"{verb} needs weights: the package ships none yet, and random ones give random masks.\n"
+            f"{verb} needs weights of {methods}; those of the package are of XMem.\n"
             "Name a checkpoint of a run (`lightning_vos fit` leaves them in runs/*/version_*/checkpoints) or a "
             "published file: --weights FILE."
         )
+    return weights
+
+
+def check_size(size: tuple[int, int] | None) -> None:
+    """The size that a network is to work at, before anything slow is done.
+
+    Raises:
+        ConfigError: if it is nothing.
+    """
     if size is not None and min(size) < 1:
         raise ConfigError(
             f"--size {size[0]} {size[1]} is no size: expected height and width in pixels, such as 480 864."
         )
-    return weights
 
 
 def read_inputs(video: Path, mask: Path, *, resize_masks: bool = False) -> Inputs:
@@ -76,19 +92,33 @@ def read_inputs(video: Path, mask: Path, *, resize_masks: bool = False) -> Input
     Args:
         video: A folder of frames or a video file.
         mask: An indexed PNG, for the frame of its name in a folder of frames, else for the first; or a folder of masks
-            named like frames, each of which adds objects.
+            named like frames, each of which adds objects, or states anew those that it shows.
         resize_masks: Resize masks of another size than the video (nearest) instead of refusing them.
 
     Raises:
         UserError: if one is missing, unreadable or does not fit the other.
     """
+    import numpy as np
+
     from lightning_vos.io.frames import FrameFolder
     from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette
 
     frames = read_video(video)
     names = [path.stem for path in frames.paths] if isinstance(frames, FrameFolder) else []
     masks = _masks(mask, names)
+    pictures = {path.resolve() for path in frames.paths} if isinstance(frames, FrameFolder) else set()
+    for path in masks.values():
+        if path.resolve() in pictures:
+            raise MaskError(f"{path} lies among the frames, and would be one of them. Move it to another folder.")
     prompts = {number: read_mask(path, frames.size, resize=resize_masks) for number, path in masks.items()}
+    for number, path in masks.items():
+        values = len(np.unique(prompts[number]))
+        if values > _MOST_GREYS and read_palette(path) is None:
+            raise MaskError(
+                f"{path} has {values} values of grey, each of which would be an object: are its edges soft?\n"
+                "`lightning_vos data prepare index-masks MASK DIR --threshold 128` makes them hard. If they are ids,\n"
+                "save them with a palette: lightning_vos.io.masks.write_mask(path, labels)."
+            )
     return Inputs(frames, names, prompts, read_palette(next(iter(masks.values()))) or VOC_PALETTE)
 
 
@@ -142,4 +172,7 @@ def _masks(mask: Path, names: Sequence[str]) -> dict[int, Path]:
             f"{mask} holds {len(files)} masks{found}.\n"
             "Expected indexed PNGs named like frames of the video (for a video file: their numbers, from 0)."
         )
-    return {numbers[path.stem] if names else int(path.stem): path for path in files}
+    placed = {numbers[path.stem] if names else int(path.stem): path for path in files}
+    if len(placed) < len(files):
+        raise MaskError(f"{mask} holds two masks for one frame: {len(files)} for {len(placed)} frames. Remove one.")
+    return placed

@@ -11,7 +11,8 @@ from lightning_vos.commands import report_classes, report_figure, report_page
 from lightning_vos.commands.inputs import (
     add_device_option,
     add_input_options,
-    check_settings,
+    check_size,
+    check_weights,
     choose_device,
     read_inputs,
     read_video,
@@ -111,7 +112,8 @@ def dynamic_frame(
     """
     from lightning_vos.io.plots import MemoryColumn, check_figure_path, memory_maps, write_figure
 
-    weights = check_settings("report dynamic-frame", weights, size)
+    weights = check_weights("report dynamic-frame", weights, "MAVOS, DeAOT-L or AOT-L")
+    check_size(size)
     check_figure_path(output)
     if columns < 1:
         raise ConfigError(f"--columns {columns} draws nothing: expected a number of at least 1.")
@@ -180,7 +182,8 @@ def attention(
     """
     from lightning_vos.io.plots import attention_maps, check_figure_path, write_figure
 
-    weights = check_settings("report attention", weights, size)
+    weights = check_weights("report attention", weights, "HODOR")
+    check_size(size)
     check_figure_path(output)
     if frame is not None and frame < 0:
         raise ConfigError(f"--frame {frame} is none: frames are counted from 0.")

@@ -6,11 +6,20 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightning_vos.commands.inputs import add_input_options, check_settings, choose_device, read_inputs, read_video
+from lightning_vos.commands.inputs import (
+    add_input_options,
+    check_size,
+    choose_device,
+    read_inputs,
+    read_video,
+)
 from lightning_vos.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from lightning_vos.models.taformer.inference import InferenceSettings
     from lightning_vos.models.taformer.network import TAFormerNetwork
@@ -36,7 +45,7 @@ def segment(
         video: As `read_inputs`.
         mask: As `read_inputs`.
         output: The folder to write.
-        weights: A checkpoint of a run, or a published file.
+        weights: A checkpoint of a run, or a published file; those that the package came with where None.
         resize_masks: As `read_inputs`.
         size: (h, w) that the network works at, instead of the method's own choice.
         device: Where to run, such as cpu, cuda or mps; the best there is where None.
@@ -46,13 +55,14 @@ def segment(
     Raises:
         UserError: if an input is missing, unreadable or does not fit the others.
     """
-    weights = check_settings("segment", weights, size)
+    check_size(size)
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     from lightning_vos.callbacks.results import painted
     from lightning_vos.io.masks import write_mask
     from lightning_vos.io.video import VideoFile, VideoWriter
+    from lightning_vos.pretrained import load_pretrained
     from lightning_vos.published import load_network
     from lightning_vos.vos.track import Remembering, track
 
@@ -60,24 +70,42 @@ def segment(
         raise ConfigError(f"{output / 'masks'} holds masks already. Name another --output, or remove them.")
     frames, names, prompts, palette = read_inputs(video, mask, resize_masks=resize_masks)
     rate = frames.frames_per_second if isinstance(frames, VideoFile) else _FRAMES_PER_SECOND
-    network = load_network(weights).to(choose_device(device))
+    stated = frames.stated_frames if isinstance(frames, VideoFile) else len(names)
+    network = (load_pretrained() if weights is None else load_network(weights)).to(choose_device(device))
+    console = Console()
+    console.print(
+        f"Following {_what(prompts)}, by {weights or 'the small model of the package (others: --weights FILE)'}.",
+        highlight=False,
+        soft_wrap=True,
+    )
     remembering = Remembering(frames)
     number = -1
     with (
         VideoWriter(output / "overlay.mp4", frames.size, rate) as writer,
         Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as progress,
     ):
-        task = progress.add_task("segment", total=len(names) or None)
+        task = progress.add_task("segment", total=stated)
         for number, prediction in enumerate(track(network, remembering, prompts, size=size, flip=flip, scales=scales)):
             name = names[number] if names else f"{number:05d}"
             write_mask(output / "masks" / f"{name}.png", prediction.labels.cpu().numpy(), palette)
             writer.write(painted(remembering.latest, prediction, palette))
             progress.advance(task)
-    Console().print(
+    console.print(
         f"{number + 1} masks are in {output / 'masks'}; to look at: {output / 'overlay.mp4'}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _what(prompts: Mapping[int, NDArray[np.uint8]]) -> str:
+    """The objects that are given, in words."""
+    from lightning_vos.io.png import object_ids
+
+    parts = [
+        f"{', '.join(map(str, object_ids(labels))) or 'nothing'} of frame {number}"
+        for number, labels in sorted(prompts.items())
+    ]
+    return f"{'; '.join(parts[:3])}{f' ; and more in {len(parts) - 3} frames' if len(parts) > 3 else ''}"
 
 
 def find(
@@ -103,7 +131,12 @@ def find(
     Raises:
         UserError: if an input is missing, unreadable or does not fit the others.
     """
-    weights = check_settings("segment", weights, None)
+    if weights is None:
+        raise ConfigError(
+            "segment was given no MASK. The weights of the package follow the objects of one, say of the first frame:\n"
+            "  lightning_vos segment VIDEO MASK --output DIR\n"
+            "Without, instances are found, by weights of TAFormer or SeqFormer: --weights FILE."
+        )
     from rich.console import Console
 
     from lightning_vos.callbacks.instances import MIN_SCORE, painted_instances, result_entries, write_results
@@ -216,7 +249,11 @@ def main(args: list[str]) -> None:
         " SeqFormer: find the instances of the classes that they know.",
         allow_abbrev=False,
     )
-    add_input_options(parser, needs_mask=False)
+    add_input_options(
+        parser,
+        needs_mask=False,
+        weights="a checkpoint of a run, or a published file (with MASK: the small model of the package)",
+    )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="gets overlay.mp4, and masks/ or results.json"
     )
@@ -240,6 +277,9 @@ def main(args: list[str]) -> None:
             f"--{unused[0].replace('_', '-')} is for videos {'without' if words.mask else 'with'} a MASK of the "
             "objects to follow.\nLeave it out."
         )
+    import torch
+
+    torch.set_flush_denormal(True)  # numbers next to nothing, of sharp attention, cost a CPU half its speed
     if words.mask:
         segment(words.video, words.mask, words.output, words.weights, device=words.device, **following)
     else:

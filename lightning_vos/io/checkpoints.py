@@ -21,6 +21,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, cut off, or holds anything but tensors and plain values.
     """
+    if path.is_dir():
+        raise CheckpointError(f"Weight file {path} is a folder. Name the file in it, such as last.ckpt.")
     if not path.is_file():
         raise CheckpointError(f"Weight file {path} does not exist (looked in {path.absolute().parent}).")
     try:

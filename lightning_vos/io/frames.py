@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -50,9 +51,15 @@ def ordered_frames(folder: Path) -> list[Path]:
     """As `list_frames`, of frames whose names sort as the numbers in them do.
 
     Raises:
-        FrameError: As `list_frames`; or they do not, and the order of the video would be lost.
+        FrameError: As `list_frames`; or they do not, and the order of the video would be lost; or two have one name.
     """
     frames = list_frames(folder)
+    for path, other in pairwise(frames):
+        if path.stem == other.stem:
+            raise FrameError(
+                f"Two frames of one name in {folder}: {path.name} and {other.name}.\n"
+                "Expected one picture a frame, and nothing else: move masks to a folder of their own."
+            )
     counted = sorted(frames, key=_text_and_numbers)
     for path, other in zip(frames, counted, strict=True):
         if path != other:

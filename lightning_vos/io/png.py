@@ -202,7 +202,8 @@ def _unfit(where: str, found: str) -> NotIndexedError:
         f"Mask whose pixels are not object ids: {where}\n"
         f"  found {found}\n"
         "  expected an indexed 8-bit PNG (mode P) or a grey one (mode L): the value of a pixel is its id.\n"
-        "Give each colour an id from 1 on, 0 for background, and save the (H, W) array of ids with\n"
+        "Of pictures with a colour for each object, or of black and white, such PNGs are made by\n"
+        "`lightning_vos data prepare index-masks SOURCE TARGET`; of (H, W) arrays of ids by\n"
         "lightning_vos.io.masks.write_mask(path, labels)."
     )
 

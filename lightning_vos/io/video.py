@@ -36,6 +36,7 @@ class VideoFile:
         path: The same.
         size: (H, W) of every frame, in pixels.
         frames_per_second: As the file states it; 24 where it does not.
+        stated_frames: How many there are, as the file states it, which may be wrong; None where it does not.
 
     Raises:
         FrameError: The file is missing, damaged, or holds no video; or, while iterating, a frame has another size.
@@ -45,6 +46,7 @@ class VideoFile:
         self.path = path
         with self._opened() as (container, stream):
             self.frames_per_second = float(stream.guessed_rate or 24)
+            self.stated_frames = stream.frames or None
             first = next(container.decode(stream), None)
             if first is None:
                 raise self._unreadable("no frame")

@@ -180,6 +180,15 @@ def test_masks_of_colours(tmp_path):
     assert preparing.write_index_masks(tmp_path / "in", tmp_path / "out")[:2] == (0, 3)
 
 
+def test_a_single_picture_of_colours(tmp_path):
+    colours(tmp_path / "in/painted.png", [[[0, 0, 0], [9, 8, 7]]])
+    colours(tmp_path / "in/other.png", [[[0, 0, 0], [1, 2, 3]]])
+    done = preparing.write_index_masks(tmp_path / "in/painted.png", tmp_path / "out")
+    assert done == (1, 0, [".: 1 is rgb(9, 8, 7)"])
+    assert files(tmp_path / "out") == ["painted.png"]
+    assert read_mask(tmp_path / "out/painted.png").tolist() == [[0, 1]]
+
+
 def test_colours_of_a_palette_get_their_places_back(tmp_path):
     labels = np.arange(22, dtype=np.uint8).reshape(2, 11)
     voc = np.frombuffer(VOC_PALETTE, np.uint8).reshape(256, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 from runs import assert_refused, end, kill, last, start
 
+from lightning_vos import pretrained
 from lightning_vos.io.frames import list_frames, read_frame
 from lightning_vos.io.masks import VOC_PALETTE, read_mask, read_palette, write_mask
 from lightning_vos.io.video import VideoFile, VideoWriter
+from lightning_vos.pretrained import WEIGHTS
 
 IDS = {0, 7, 200}
 
@@ -78,6 +81,64 @@ def test_a_folder_of_masks_adds_objects(command, video, mask, weights, workplace
     assert (written[4][40:60, 4:20] == 3).all()
 
 
+def test_the_weights_of_the_package_are_taken_where_none_are_named(command, video, mask, workplace):
+    finished = command("segment", str(video), str(mask), "--output", "out")
+    assert finished.status == 0, finished.err
+    assert "Following 7, 200 of frame 0, by the small model of the package" in finished.out
+    again = command("segment", str(video), str(mask), "--output", "again", "--weights", str(WEIGHTS))
+    assert again.status == 0, again.err
+    written = sorted(Path("out/masks").iterdir())
+    assert len(written) == 8
+    for path in written:
+        differs = read_mask(path) != read_mask(Path("again/masks") / path.name)
+        assert differs.mean() < 0.01  # channels lie otherwise in memory: rounding
+
+
+def test_damaged_weights_of_the_package(command, video, mask, monkeypatch, workplace):
+    (workplace / "small.ckpt").write_bytes(WEIGHTS.read_bytes()[:-1])
+    monkeypatch.setattr(pretrained, "WEIGHTS", workplace / "small.ckpt")
+    assert_refused(command("segment", str(video), str(mask), "--output", "out"), "small.ckpt", "Install")
+    assert not (workplace / "out").exists()
+
+
+@pytest.mark.parametrize("size", [(61, 47), (16, 16), (20, 400)])
+def test_odd_videos(command, workplace, size):
+    height, width = size
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    (workplace / "odd").mkdir()
+    for number in range(2):
+        Image.fromarray(picture).save(workplace / f"odd/{number:05}.jpg")
+    labels = np.zeros(size, np.uint8)
+    labels[4:12, 4:12] = 1
+    write_mask(workplace / "first.png", labels)
+    finished = command("segment", "odd", "first.png", "--output", "out")
+    assert finished.status == 0, finished.err
+    assert [read_mask(path).shape for path in sorted(Path("out/masks").iterdir())] == [size, size]
+
+
+def test_masks_that_are_not_meant_so(command, video, mask, weights, workplace):
+    to = ("--output", "out", *weights)
+    soft = np.zeros((64, 80), np.uint8)
+    soft[8:30, 8:30] = np.arange(22) * 11
+    Image.fromarray(soft).save("soft.png")
+    assert_refused(command("segment", str(video), "soft.png", *to), "soft.png", "22 values", "--threshold 128")
+    shutil.copytree(video, "frames")
+    mask.rename("frames/mask.png")
+    assert_refused(command("segment", "frames", "frames/mask.png", *to), "lies among the frames", "another folder")
+    Path("frames/mask.png").rename("frames/00000.png")
+    assert_refused(command("segment", "frames", "frames/00000.png", *to), "Two frames of one name", "00000.jpg")
+    assert not Path("out").exists()
+
+
+def test_two_masks_for_one_frame(command, video, mask, weights, workplace):
+    write_film(video, Path("film.mp4"))
+    (workplace / "masks").mkdir()
+    for name in ("1", "00001"):
+        write_mask(workplace / f"masks/{name}.png", read_mask(mask))
+    finished = command("segment", "film.mp4", "masks", "--output", "out", *weights)
+    assert_refused(finished, "two masks for one frame", "2 for 1")
+
+
 def test_a_mask_names_the_frame_it_belongs_to(command, video, mask, weights, workplace):
     mask.rename("00002.png")
     finished = command("segment", str(video), "00002.png", "--output", "out", *weights)
@@ -101,7 +162,8 @@ def test_what_is_missing(command, video, mask, weights, workplace):
     to = ("--output", "out")
     assert_refused(command("segment", "none.mp4", str(mask), *to, *weights), "There is no video", "none.mp4")
     assert_refused(command("segment", str(video), "none.png", *to, *weights), "Mask not found: none.png")
-    assert_refused(command("segment", str(video), str(mask), *to), "--weights FILE", "random")
+    assert_refused(command("segment", str(video), *to), "no MASK", "VIDEO MASK", "TAFormer", "--weights FILE")
+    assert_refused(command("segment", str(video), str(mask), *to, "--weights", "."), "is a folder")
     assert_refused(command("segment", str(video), str(mask), *to, "--weights", "no.ckpt"), "no.ckpt does not exist")
     (workplace / "empty").mkdir()
     assert_refused(command("segment", "empty", str(mask), *to, *weights), "No frames in empty", "an empty folder")

@@ -32,6 +32,7 @@ def test_the_commands_work_from_a_wheel_alone(workplace):
     config = yaml.safe_load(python("-c", MAIN, "fit", "--config", "configs/mavos_r50.yaml", "--print_config"))
     assert config["model"]["init_args"]["network"]["init_args"]["backbone"]["init_args"]["name"] == "resnet50"
     assert (workplace / "installed/lightning_vos/figures/templates/report.html").is_file()
+    python("-c", "import lightning_vos; lightning_vos.load_pretrained()")
     assert (workplace / "installed/lightning_vos/_configs/base.yaml").read_bytes() == (
         REPOSITORY / "configs/base.yaml"
     ).read_bytes()
