@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightning_vos.vos.network import VOSNetwork
 
 WEIGHTS = Path(__file__).parent / "small.ckpt"
-SHA256 = "b3d2f8797c263e703a0b3b2fd3561e4eb23dbb7a7cf08cb9055368c5d1f96277"
+SHA256 = "b9bc30d832cc0708a5006ef6eda72de9497a9871f33108d9e0e01b8f5a96a609"
 
 
 def load_pretrained() -> VOSNetwork[Any]:
